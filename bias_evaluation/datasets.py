@@ -1,0 +1,323 @@
+"""Dataset folders: metadata builders, fold indices, and the checked arrays that evaluation works on.
+
+One row an image: `metadata.feather`, `CLIP_<backbone>_embeddings.npy` (N, d) and the fold indices
+`train_indices.npy`, `val_indices.npy` (F, ·) all number the same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from bias_evaluation.configs import Labels
+from bias_evaluation.sections import choices
+from debiasing_methods.errors import InputError
+from debiasing_methods.files import atomic_path
+
+METADATA = "metadata.feather"
+TRAIN_INDICES = "train_indices.npy"
+VAL_INDICES = "val_indices.npy"
+FOLD_SEED = 42
+
+
+def embeddings_name(backbone: str) -> str:
+    """File name of a backbone's image embeddings."""
+    return f"CLIP_{backbone}_embeddings.npy"
+
+
+# --- metadata ---------------------------------------------------------------------------------------------
+
+
+def _read_csv(path: Path, columns: tuple[str, ...], **options: object) -> pd.DataFrame:
+    """Read a label file and check that it has the columns that are needed."""
+    if not path.is_file():
+        raise InputError(f"label file not found: {path}; see data/README.md for the expected tree")
+    try:
+        table = pd.read_csv(path, **options)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputError(f"label file cannot be read as a table: {path}: {error}") from None
+    missing = [c for c in columns if c not in table.columns]
+    if missing:
+        raise InputError(
+            f"{path} lacks the column(s) {choices(missing)}; it has: {choices(list(table.columns))}"
+        )
+    return table
+
+
+def _colored_digits(folder: Path) -> pd.DataFrame:
+    columns = ("file_name", "digit", "parity", "color", "color_group")
+    table = _read_csv(folder / "labels.csv", columns)
+    table["file_path"] = "images/" + table["file_name"].astype(str)
+    return table
+
+
+BUILDERS: dict[str, Callable[[Path], pd.DataFrame]] = {"colored_digits": _colored_digits}
+
+
+def build_metadata(dataset: str, folder: Path, *, rebuild: bool = False) -> pd.DataFrame:
+    """Read a dataset's metadata, or make it from the dataset's own label files.
+
+    Parameters
+    ----------
+    dataset : str
+        Dataset name.
+    folder : pathlib.Path
+        Dataset folder; `metadata.feather` in it is used where it exists, else written.
+    rebuild : bool
+        Make it anew even so.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row an image, with `file_name` and `file_path` (relative to `folder`).
+
+    Raises
+    ------
+    InputError
+        The folder or a label file is missing, or lacks a column, or has no rows.
+    """
+    if not folder.is_dir():
+        raise InputError(f"dataset folder not found: {folder}")
+    path = folder / METADATA
+    if path.is_file() and not rebuild:
+        return read_metadata(path)
+    if dataset not in BUILDERS:
+        raise InputError(
+            f"no metadata builder for dataset '{dataset}'; choose from: {choices(list(BUILDERS))}"
+        )
+    table = BUILDERS[dataset](folder).reset_index(drop=True)
+    if table.empty:
+        raise InputError(f"the label files in {folder} name no image")
+    write_metadata(path, table)
+    return table
+
+
+def read_metadata(path: Path) -> pd.DataFrame:
+    """Read `metadata.feather`.
+
+    Raises
+    ------
+    InputError
+        The file is missing or is not a feather table.
+    """
+    if not path.is_file():
+        raise InputError(f"metadata not found: {path}; precompute_embeddings.py makes it")
+    try:
+        return pd.read_feather(path)
+    except Exception as error:  # pyarrow raises many kinds for damaged files
+        raise InputError(f"metadata cannot be read: {path}: {error}") from None
+
+
+def write_metadata(path: Path, table: pd.DataFrame) -> None:
+    """Write `metadata.feather` atomically."""
+    with atomic_path(path) as temporary:
+        table.to_feather(temporary)
+
+
+# --- folds ------------------------------------------------------------------------------------------------
+
+
+def make_folds(n: int, k_folds: int = 10, val_proportion: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the reference ("train") and evaluation ("val") rows of each fold.
+
+    The permutations accumulate: each fold shuffles the indices as the fold before left them, from NumPy's
+    legacy generator with seed 42, so that the published index files come out.
+
+    Parameters
+    ----------
+    n : int
+        Number of images.
+    k_folds : int
+        Number of folds F.
+    val_proportion : float
+        Share of evaluation rows, strictly between 0 and 1.
+
+    Returns
+    -------
+    train, val : ndarray of shape (F, ·), uint32
+
+    Raises
+    ------
+    InputError
+        A proportion outside (0, 1), fewer than one fold, or too few images for both parts.
+    """
+    if not 0 < val_proportion < 1:
+        raise InputError(f"the evaluation share must lie strictly between 0 and 1, got {val_proportion}")
+    n_train = int(n * (1 - val_proportion))
+    if k_folds < 1 or n_train < 1 or n_train >= n:
+        raise InputError(
+            f"{k_folds} fold(s) of {n} images with evaluation share {val_proportion} leave a part empty; "
+            f"give more images or another share"
+        )
+    random = np.random.RandomState(FOLD_SEED)
+    indices = np.arange(n)
+    train = np.empty((k_folds, n_train), np.uint32)
+    val = np.empty((k_folds, n - n_train), np.uint32)
+    for fold in range(k_folds):
+        random.shuffle(indices)
+        train[fold], val[fold] = indices[:n_train], indices[n_train:]
+    return train, val
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write a ``.npy`` file atomically."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def load_array(path: Path, what: str, make: str) -> np.ndarray:
+    """Memory-map a ``.npy`` file; nothing in it is executed.
+
+    Raises
+    ------
+    InputError
+        The file is missing, damaged, or an array of Python objects.
+    """
+    if not path.is_file():
+        raise InputError(f"{what} not found: {path}; {make} makes it")
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise InputError(f"{what} cannot be read: {path}: {error}; make it anew with {make}") from None
+
+
+# --- evaluation arrays ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationData:
+    """The rows of one dataset under one backbone.
+
+    Attributes
+    ----------
+    metadata : pandas.DataFrame
+        N rows.
+    embeddings : ndarray of shape (N, d)
+        As stored (float16 or float32, memory-mapped), not normalised.
+    train, val : ndarray of shape (F, ·), int64
+        Reference and evaluation rows of each fold.
+    folder : pathlib.Path
+        Where the files lie.
+    """
+
+    metadata: pd.DataFrame
+    embeddings: np.ndarray
+    train: np.ndarray
+    val: np.ndarray
+    folder: Path
+
+    def codes(self, labels: Labels) -> np.ndarray:
+        """Class codes of all rows.
+
+        Parameters
+        ----------
+        labels : Labels
+            Column, and the values of class 0, 1, ….
+
+        Returns
+        -------
+        ndarray of shape (N,), int64
+
+        Raises
+        ------
+        InputError
+            The column is missing, or a row has a value that is no class.
+        """
+        column = self._column(labels.column)
+        codes = np.full(len(column), -1, np.int64)
+        for code, value in enumerate(labels.values):
+            codes[(column == value).to_numpy(dtype=bool)] = code
+        strange = np.flatnonzero(codes < 0)
+        if len(strange):
+            raise InputError(
+                f"{self.folder / METADATA}: {len(strange)} row(s) have a '{labels.column}' that is no class, "
+                f"first row {strange[0]}: {column.iloc[strange[0]]!r}; classes: {choices(labels.values)}"
+            )
+        return codes
+
+    def is_value(self, column: str, value: object) -> np.ndarray:
+        """Which rows hold a value: bool ``(N,)``; `InputError` where the column is missing or none does."""
+        found = (self._column(column) == value).to_numpy(dtype=bool)
+        if not found.any():
+            raise InputError(f"{self.folder / METADATA}: no row has {column} = {value!r}")
+        return found
+
+    def _column(self, name: str) -> pd.Series:
+        if name not in self.metadata.columns:
+            raise InputError(
+                f"{self.folder / METADATA} lacks the column '{name}'; "
+                f"it has: {choices(list(self.metadata.columns))}"
+            )
+        return self.metadata[name]
+
+
+def load_evaluation_data(folder: Path, backbone: str, dim: int) -> EvaluationData:
+    """Open the files of one dataset and backbone and check that they belong together.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Dataset folder.
+    backbone : str
+        Backbone name, as in the embedding file's name.
+    dim : int
+        The backbone's embedding dimension d.
+
+    Returns
+    -------
+    EvaluationData
+
+    Raises
+    ------
+    InputError
+        A file is missing or damaged; rows, width or dtype do not fit; fold indices are out of range or
+        repeat a row.
+    """
+    metadata = read_metadata(folder / METADATA)
+    path = folder / embeddings_name(backbone)
+    embeddings = load_array(path, "embeddings", "precompute_embeddings.py")
+    _check_embeddings(embeddings, path, len(metadata), dim)
+    folds = []
+    for name in (TRAIN_INDICES, VAL_INDICES):
+        indices = load_array(folder / name, "fold indices", "generate_splits.py")
+        folds.append(_check_folds(indices, folder / name, len(metadata)))
+    train, val = folds
+    if len(train) != len(val):
+        raise InputError(f"{folder}: {TRAIN_INDICES} has {len(train)} folds, {VAL_INDICES} has {len(val)}")
+    return EvaluationData(metadata, embeddings, train, val, folder)
+
+
+def _check_embeddings(embeddings: np.ndarray, path: Path, rows: int, dim: int) -> None:
+    if embeddings.ndim != 2 or embeddings.dtype.kind != "f":
+        raise InputError(
+            f"{path} holds {embeddings.dtype} of shape {embeddings.shape}; "
+            f"a float matrix (images, width) is needed"
+        )
+    if embeddings.shape[0] != rows:
+        raise InputError(
+            f"{path} has {embeddings.shape[0]} rows, but {METADATA} beside it has {rows}; "
+            f"make both anew with precompute_embeddings.py"
+        )
+    if embeddings.shape[1] != dim:
+        raise InputError(f"{path} has width {embeddings.shape[1]}, but the backbone has width {dim}")
+
+
+def _check_folds(indices: np.ndarray, path: Path, rows: int) -> np.ndarray:
+    if indices.ndim != 2 or indices.dtype.kind not in "iu" or indices.size == 0:
+        raise InputError(
+            f"{path} holds {indices.dtype} of shape {indices.shape}; whole numbers (folds, rows) are needed"
+        )
+    indices = indices.astype(np.int64)
+    if indices.min() < 0 or indices.max() >= rows:
+        raise InputError(
+            f"{path} names rows {indices.min()} to {indices.max()}, but there are {rows} images; "
+            f"make it anew with generate_splits.py"
+        )
+    ordered = np.sort(indices, axis=1)
+    if (ordered[:, 1:] == ordered[:, :-1]).any():
+        raise InputError(f"{path} names a row twice in one fold; make it anew with generate_splits.py")
+    return indices

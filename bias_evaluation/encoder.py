@@ -1,0 +1,276 @@
+"""The open_clip towers behind one class, and text embeddings that are computed once and kept on disk.
+
+Symbols: P prompts, d embedding dimension. Text and image embeddings are raw (not normalised) float32.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from bias_evaluation.configs import Backbone
+from debiasing_methods.errors import InputError
+from debiasing_methods.files import atomic_path, sha256_file, sha256_json
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+TEXT_BATCH = 256
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Encoder:
+    """Text and image towers of one backbone.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        What to load: a tag of open_clip, or a local checkpoint.
+    device : str
+        'cpu' or 'cuda'.
+    precision : str
+        'fp32', 'fp16' or 'bf16': of the weights and activations; embeddings come out as float32.
+
+    Raises
+    ------
+    InputError
+        The model is unknown, the checkpoint is missing or does not fit, or the width is not the config's.
+    """
+
+    def __init__(self, backbone: Backbone, *, device: str = "cpu", precision: str = "fp32") -> None:
+        import open_clip
+
+        name = _register_model(backbone)
+        if backbone.checkpoint is not None and not backbone.checkpoint.is_file():
+            raise InputError(
+                f"checkpoint of backbone '{backbone.name}' not found: {backbone.checkpoint}; "
+                f"put it there, or name another in config/backbones.yml"
+            )
+        logging.getLogger("root").setLevel(logging.WARNING)  # open_clip reports every load at INFO
+        try:
+            model, _, preprocess = open_clip.create_model_and_transforms(
+                name,
+                pretrained=str(backbone.checkpoint or backbone.pretrained),
+                precision=precision,
+                device=device,
+                force_quick_gelu=backbone.quick_gelu,
+                weights_only=True,
+            )
+        except InputError:
+            raise
+        except Exception as error:  # open_clip and the hub raise many kinds
+            raise InputError(
+                f"backbone '{backbone.name}' cannot be loaded from "
+                f"{backbone.checkpoint or backbone.pretrained}: {error}"
+            ) from None
+        self.backbone = backbone
+        self.device = device
+        self.dtype = PRECISIONS[precision]
+        self.model = model.eval()
+        self.preprocess: Callable[[Image], Tensor] = preprocess
+        self._tokenize = open_clip.get_tokenizer(name)
+        self._check_width()
+
+    def _check_width(self) -> None:
+        width = self.encode_text(["a"]).shape[1]
+        if width != self.backbone.dim:
+            raise InputError(
+                f"backbone '{self.backbone.name}' gives embeddings of width {width}, but its 'dim' in the "
+                f"backbone file is {self.backbone.dim}"
+            )
+
+    @torch.inference_mode()
+    def encode_text(self, prompts: Sequence[str], *, progress: bool = False) -> Tensor:
+        """Raw embeddings ``(P, d)``, float32 on the CPU, of P prompts."""
+        starts = range(0, len(prompts), TEXT_BATCH)
+        parts = []
+        for start in tqdm(starts, desc="encoding text", unit="batch", disable=not progress):
+            tokens = self._tokenize(list(prompts[start : start + TEXT_BATCH])).to(self.device)
+            parts.append(self.model.encode_text(tokens).float().cpu())
+        return torch.cat(parts)
+
+    @torch.inference_mode()
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Raw embeddings ``(n, d)``, float32 on the CPU, of a preprocessed batch ``(n, 3, H, W)``."""
+        images = images.to(device=self.device, dtype=self.dtype, non_blocking=True)
+        return self.model.encode_image(images).float().cpu()
+
+
+def _register_model(backbone: Backbone) -> str:
+    """Return the open_clip name of a backbone; a model config file is registered first."""
+    import open_clip
+
+    if not backbone.open_clip.endswith(".json"):
+        if backbone.open_clip not in open_clip.list_models():
+            raise InputError(
+                f"backbone '{backbone.name}': open_clip knows no model '{backbone.open_clip}'; "
+                f"`python -c 'import open_clip; print(open_clip.list_models())'` lists them"
+            )
+        return backbone.open_clip
+    path = Path(backbone.open_clip)
+    if not path.is_file():
+        raise InputError(f"model config of backbone '{backbone.name}' not found: {path}")
+    open_clip.add_model_config(path)
+    return path.stem
+
+
+def encoder_digest(backbone: Backbone) -> str:
+    """Digest of what decides a text embedding: the architecture, and the checkpoint's bytes or the tag.
+
+    Raises
+    ------
+    InputError
+        The backbone's local checkpoint is missing.
+    """
+    model = Path(backbone.open_clip)
+    weights = f"tag:{backbone.pretrained}"
+    if backbone.checkpoint is not None:
+        if not backbone.checkpoint.is_file():
+            raise InputError(f"checkpoint of backbone '{backbone.name}' not found: {backbone.checkpoint}")
+        weights = sha256_file(backbone.checkpoint)
+    name = sha256_file(model) if model.suffix == ".json" and model.is_file() else backbone.open_clip
+    return sha256_json([name, weights, backbone.quick_gelu])
+
+
+class TextStore:
+    """Raw text embeddings of one backbone: each prompt is encoded once and kept on disk.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    cache_dir : pathlib.Path
+        Folder of the kept embeddings; one file for each backbone and checkpoint.
+    device : str
+        Where to encode what is new.
+    given : pathlib.Path, optional
+        A file that supplies the embeddings (``--text-embeddings``): arrays `prompts` (P,) and `embeddings`
+        (P, d), raw. No model is loaded then, and a prompt that is not in it is an error.
+    """
+
+    def __init__(
+        self, backbone: Backbone, cache_dir: Path, *, device: str = "cpu", given: Path | None = None
+    ) -> None:
+        self.backbone = backbone
+        self.given = given
+        self._device = device
+        self.digest = sha256_file(_existing(given)) if given else encoder_digest(backbone)
+        self._path = given or cache_dir / f"CLIP_{backbone.name}_{self.digest[:12]}.npz"
+        self._rows: dict[str, int] = {}
+        self._embeddings = torch.empty(0, backbone.dim)
+        if self._path.is_file():
+            prompts, embeddings = read_text_embeddings(self._path, backbone.dim)
+            self._add(prompts, embeddings)
+
+    def _add(self, prompts: Sequence[str], embeddings: Tensor) -> None:
+        start = len(self._rows)
+        self._rows.update({prompt: start + i for i, prompt in enumerate(prompts)})
+        self._embeddings = torch.cat([self._embeddings, embeddings])
+
+    def missing(self, prompts: Iterable[str]) -> list[str]:
+        """Distinct prompts that are not there yet, in order."""
+        return [p for p in dict.fromkeys(prompts) if p not in self._rows]
+
+    def ensure(self, prompts: Iterable[str]) -> None:
+        """Encode the prompts that are not there yet, together, and keep them.
+
+        Raises
+        ------
+        InputError
+            Some are missing and the embeddings come from a given file.
+        """
+        missing = self.missing(prompts)
+        if not missing:
+            return
+        if self.given:
+            raise InputError(describe_missing(missing, self.given))
+        encoder = Encoder(self.backbone, device=self._device)
+        self._add(missing, encoder.encode_text(missing, progress=len(missing) > TEXT_BATCH))
+        write_text_embeddings(self._path, list(self._rows), self._embeddings)
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """Raw embeddings ``(P, d)``, float32, of P prompts, encoding those that are not there yet."""
+        self.ensure(prompts)
+        return self._embeddings[[self._rows[p] for p in prompts]]
+
+
+def describe_missing(missing: Sequence[str], path: Path) -> str:
+    """One line that counts missing prompts and shows the first three."""
+    shown = "; ".join(f"'{p}'" for p in missing[:3])
+    return f"{len(missing)} prompt(s) have no embedding in {path}, the first: {shown}"
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise InputError(f"text embeddings not found: {path}")
+    return path
+
+
+def read_text_embeddings(path: Path, dim: int) -> tuple[list[str], Tensor]:
+    """Read text embeddings from a ``.npz`` file.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Arrays `prompts` (P,), text, and `embeddings` (P, d), floating point, raw.
+    dim : int
+        Width d that is needed.
+
+    Returns
+    -------
+    prompts : list of str
+    embeddings : Tensor of shape (P, d), float32
+
+    Raises
+    ------
+    InputError
+        The file is damaged, an array is missing or of the wrong kind, or values are not finite.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            prompts, embeddings = arrays["prompts"], arrays["embeddings"]
+    except KeyError:
+        raise InputError(f"{path} must hold the arrays 'prompts' and 'embeddings'") from None
+    except Exception as error:  # zip and npy readers raise many kinds for damaged files
+        raise InputError(f"text embeddings cannot be read: {path}: {error}") from None
+    if prompts.dtype.kind != "U" or prompts.ndim != 1 or embeddings.dtype.kind != "f":
+        raise InputError(f"{path}: 'prompts' must be a list of texts and 'embeddings' a float matrix")
+    if embeddings.shape != (len(prompts), dim):
+        raise InputError(
+            f"{path}: embeddings of shape {embeddings.shape} do not go with {len(prompts)} prompts and a "
+            f"backbone of width {dim}"
+        )
+    if len(set(prompts.tolist())) != len(prompts):
+        raise InputError(f"{path}: a prompt stands in 'prompts' twice")
+    return prompts.tolist(), finite_rows(embeddings, path, "prompt")
+
+
+def finite_rows(embeddings: np.ndarray, path: Path, what: str) -> Tensor:
+    """Return float32 rows, after a check that none is NaN, infinite or all zero.
+
+    Raises
+    ------
+    InputError
+        A row is; the line counts them and names the first.
+    """
+    rows = torch.from_numpy(np.array(embeddings, dtype=np.float32))  # a copy: memory maps are read-only
+    norms = torch.linalg.vector_norm(rows, dim=1)
+    bad = torch.nonzero(~torch.isfinite(norms) | (norms == 0)).flatten()
+    if len(bad):
+        raise InputError(
+            f"{path}: {len(bad)} row(s) are NaN, infinite or all zero, the first for {what} {int(bad[0])}; "
+            f"make the embeddings anew"
+        )
+    return rows
+
+
+def write_text_embeddings(path: Path, prompts: Sequence[str], embeddings: Tensor) -> None:
+    """Write text embeddings in the form that `read_text_embeddings` reads, atomically."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, prompts=np.asarray(prompts), embeddings=embeddings.numpy())

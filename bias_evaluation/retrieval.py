@@ -1,0 +1,96 @@
+"""Retrieval fairness: what share of each bias class is among the K images nearest to a query."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bias_evaluation.metrics import class_priors, class_shares, kl_divergence, max_skew, summarize
+from debiasing_methods.errors import InputError
+
+
+def retrieve(scores: Tensor, k: int) -> np.ndarray:
+    """Positions of the K best-scored images for each query.
+
+    Parameters
+    ----------
+    scores : Tensor of shape (Q, m)
+    k : int
+        At most m.
+
+    Returns
+    -------
+    ndarray of shape (Q, k), int64
+        Positions along m, best first.
+
+    Raises
+    ------
+    InputError
+        K is larger than the number of images.
+    """
+    if not 1 <= k <= scores.shape[1]:
+        raise InputError(
+            f"K = {k} images cannot be retrieved from {scores.shape[1]} evaluation images of a fold; "
+            f"set retrieval_k (--retrieval-k) between 1 and {scores.shape[1]}"
+        )
+    return torch.topk(scores, k, dim=1).indices.cpu().numpy()
+
+
+def evaluate_retrieval(
+    scores: Iterable[Tensor],
+    val: np.ndarray,
+    bias: np.ndarray,
+    classes: Sequence[object],
+    k: int,
+    relevant: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """Judge the retrieved images of every fold and query.
+
+    Parameters
+    ----------
+    scores : iterable of Tensor of shape (Q, m)
+        Of each fold's evaluation images.
+    val : ndarray of shape (F, m)
+        Rows of those images.
+    bias : ndarray of shape (N,), integer
+        Bias class of every image.
+    classes : sequence
+        Names of the bias classes.
+    k : int
+        Number of images to retrieve.
+    relevant : ndarray of shape (Q, N), bool, optional
+        Which images have a query's label.
+
+    Returns
+    -------
+    dict
+        'kl', 'max_skew' and, with labels, 'precision': each ``(F, Q)``.
+
+    Raises
+    ------
+    InputError
+        K is too large, or a bias class is absent from a fold.
+    """
+    records: dict[str, list[np.ndarray]] = {"kl": [], "max_skew": []}
+    for fold, fold_scores in enumerate(scores):
+        rows = val[fold]
+        prior = class_priors(bias[rows], classes, fold)
+        retrieved = rows[retrieve(fold_scores, k)]  # (Q, k)
+        shares = class_shares(bias[retrieved], len(classes))
+        records["kl"].append(kl_divergence(shares, prior))
+        records["max_skew"].append(max_skew(shares, prior))
+        if relevant is not None:
+            records.setdefault("precision", []).append(np.take_along_axis(relevant, retrieved, 1).mean(1))
+    return {metric: np.stack(values) for metric, values in records.items()}
+
+
+def summarize_retrieval(records: Mapping[str, np.ndarray]) -> dict[str, dict[str, object]]:
+    """Mean and interval over all folds × queries, and the mean of each query."""
+    summary = {}
+    for metric, values in records.items():
+        mean, ci = summarize(values)
+        summary[metric] = {"mean": mean, "ci": ci, "by_query": values.mean(0).tolist()}
+    return summary

@@ -1,0 +1,181 @@
+"""Reading YAML and JSON documents key by key, so that every mistake is one line that names key and file."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from debiasing_methods.errors import InputError
+
+T = TypeVar("T")
+_MISSING = object()
+_TYPE_NAMES = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "a mapping",
+}
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """Read a YAML file with ``safe_load``.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        File to read.
+    what : str
+        What the file is, for the error line.
+
+    Returns
+    -------
+    object
+        The document.
+
+    Raises
+    ------
+    InputError
+        The file is missing, not UTF-8 or not YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError(f"{what} not found: {path}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise InputError(f"{what} is not valid YAML: {path}: {error}") from None
+
+
+def choices(names: Sequence[object]) -> str:
+    """List names for an error line."""
+    return ", ".join(map(str, names)) or "(none)"
+
+
+def unknown(kind: str, name: object, allowed: Sequence[object], where: str) -> InputError:
+    """Make the error for a name that is not among the allowed ones, with the nearest one as a hint."""
+    close = difflib.get_close_matches(str(name), [str(a) for a in allowed], n=1)
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    return InputError(f"{where}: unknown {kind} '{name}'; choose from: {choices(allowed)}{hint}")
+
+
+class Section:
+    """One mapping of a document: keys are taken out with their types, and what is left over is an error.
+
+    Parameters
+    ----------
+    value : object
+        What the document holds there; must be a mapping with text keys.
+    where : str
+        File and place, for error lines.
+    """
+
+    def __init__(self, value: Any, where: str) -> None:
+        if not isinstance(value, Mapping):
+            raise InputError(f"{where}: a mapping is needed, found {_describe(value)}")
+        for key in value:
+            if not isinstance(key, str):
+                raise InputError(f"{where}: key {key!r} is not text; put it in quotes")
+        self.where = where
+        self._left = dict(value)
+        self._known: list[str] = []
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the keys not taken yet, in file order."""
+        return iter(list(self._left))
+
+    def __contains__(self, key: str) -> bool:
+        """Whether a key is there and not taken yet."""
+        return key in self._left
+
+    def take(self, key: str, kind: type[T], default: Any = _MISSING) -> T:
+        """Take a value of a given type.
+
+        Parameters
+        ----------
+        key : str
+        kind : type
+            str, int, float (whole numbers count), bool, list or dict.
+        default : object, optional
+            Returned where the key is absent; without it the key is required.
+
+        Returns
+        -------
+        object
+            The value.
+
+        Raises
+        ------
+        InputError
+            The key is missing, or its value has another type.
+        """
+        value = self.any(key, default)
+        if value is default and default is not _MISSING:
+            return value
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise InputError(f"{self.where}: '{key}' must be {_TYPE_NAMES[kind]}, found {_describe(value)}")
+        return value
+
+    def any(self, key: str, default: Any = _MISSING) -> Any:
+        """Take a value of whatever type."""
+        self._known.append(key)
+        if key in self._left:
+            return self._left.pop(key)
+        if default is _MISSING:
+            raise InputError(f"{self.where}: the key '{key}' is missing")
+        return default
+
+    def section(self, key: str, default: Any = _MISSING) -> Section:
+        """Take a nested mapping."""
+        return Section(self.any(key, default), f"{self.where}: {key}")
+
+    def choice(self, key: str, allowed: Sequence[str], default: Any = _MISSING) -> str:
+        """Take a text that must be one of a few."""
+        value = self.take(key, str, default)
+        if value is not default and value not in allowed:
+            raise unknown(f"'{key}'", value, allowed, self.where)
+        return value
+
+    def strings(self, key: str, default: Any = _MISSING) -> tuple[str, ...]:
+        """Take a non-empty list of texts."""
+        value = self.take(key, list, default)
+        if value is default:
+            return value
+        return as_strings(value, f"{self.where}: '{key}'")
+
+    def positive(self, key: str, default: Any = _MISSING) -> int:
+        """Take a whole number of at least 1."""
+        value = self.take(key, int, default)
+        if value is not default and value < 1:
+            raise InputError(f"{self.where}: '{key}' must be at least 1, found {value}")
+        return value
+
+    def finish(self) -> None:
+        """Raise `InputError` where keys are left that nobody asked for."""
+        for key in self._left:
+            raise unknown("key", key, self._known, self.where)
+
+
+def as_strings(value: Any, where: str) -> tuple[str, ...]:
+    """Check that a value is a non-empty list of non-empty texts."""
+    if not isinstance(value, list) or not value:
+        raise InputError(f"{where} must be a list with at least one text, found {_describe(value)}")
+    for entry in value:
+        if not isinstance(entry, str) or not entry.strip():
+            raise InputError(f"{where} must hold texts only, found {_describe(entry)}")
+    return tuple(value)
+
+
+def _describe(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, (list, Mapping)) and not value:
+        return "an empty list" if isinstance(value, list) else "an empty mapping"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,138 @@
+"""The Matryoshka sparse autoencoder that SEM works in.
+
+Symbols: d embedding dimension, s latents, W_e (s, d), W_d (d, s), b_pre (d,), b_e (s,).
+``h(x) = relu(W_e (x − b_pre) + b_e)`` and ``dec(h) = W_d h + b_pre``; inference uses all latents.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from debiasing_methods.errors import InputError
+from debiasing_methods.files import load_weights, save_weights, take_matrix
+
+
+@dataclass(frozen=True, eq=False)
+class SparseAutoencoder:
+    """An SAE for inference (MSAE: Zaigrajew et al., ICML 2025, arXiv:2502.20578).
+
+    Attributes
+    ----------
+    encoder_weight : Tensor of shape (s, d), float32
+    encoder_bias : Tensor of shape (s,), float32
+    decoder_weight : Tensor of shape (d, s), float32
+    pre_bias : Tensor of shape (d,), float32
+    """
+
+    encoder_weight: Tensor
+    encoder_bias: Tensor
+    decoder_weight: Tensor
+    pre_bias: Tensor
+
+    def __post_init__(self) -> None:
+        """Check that the shapes go together."""
+        s, d = self.encoder_weight.shape
+        shapes = [tuple(t.shape) for t in (self.encoder_bias, self.decoder_weight, self.pre_bias)]
+        if shapes != [(s,), (d, s), (d,)]:
+            raise ValueError(
+                f"an SAE with encoder.weight ({s}, {d}) needs encoder.bias ({s},), decoder.weight ({d}, {s}) "
+                f"and bpre ({d},); got {shapes[0]}, {shapes[1]} and {shapes[2]}"
+            )
+
+    @property
+    def dim(self) -> int:
+        """Embedding dimension d."""
+        return self.encoder_weight.shape[1]
+
+    @property
+    def n_latents(self) -> int:
+        """Number of latents s."""
+        return self.encoder_weight.shape[0]
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Latents of raw embeddings.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, d)
+            Raw embeddings.
+
+        Returns
+        -------
+        Tensor of shape (n, s)
+            Non-negative latents, all of them (no top-k).
+        """
+        return torch.relu((x - self.pre_bias) @ self.encoder_weight.T + self.encoder_bias)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Raw embeddings ``(n, d)`` of latents ``(n, s)``."""
+        return latents @ self.decoder_weight.T + self.pre_bias
+
+    def to(self, device: str | torch.device) -> SparseAutoencoder:
+        """Return a copy on another device."""
+        parts = (self.encoder_weight, self.encoder_bias, self.decoder_weight, self.pre_bias)
+        return SparseAutoencoder(*(part.to(device) for part in parts))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the tensors under the release's names."""
+        return {
+            "bpre": self.pre_bias,
+            "encoder.weight": self.encoder_weight,
+            "encoder.bias": self.encoder_bias,
+            "decoder.weight": self.decoder_weight,
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the release's format (``.pth``) or ``.safetensors``, as the suffix says."""
+        save_weights(path, self.state_dict())
+
+
+def load_sae(
+    path: str | os.PathLike[str], *, dim: int, make: str = "see README, 'Weights'"
+) -> SparseAutoencoder:
+    """Load an SAE in the release's format or safetensors.
+
+    Parameters
+    ----------
+    path : path-like
+        Weight file. Its tensors' shapes count, not what its name says.
+    dim : int
+        Embedding dimension of the backbone that it is for.
+    make : str
+        How to get the file, for the error line.
+
+    Returns
+    -------
+    SparseAutoencoder
+
+    Raises
+    ------
+    InputError
+        The file is missing or damaged, or was made for another width.
+    """
+    sae = sae_from_state_dict(load_weights(path, make=make), path)
+    if sae.dim != dim:
+        raise InputError(
+            f"{path} is an SAE for embeddings of width {sae.dim}, but the backbone has width {dim}"
+        )
+    return sae
+
+
+def sae_from_state_dict(weights: Mapping[str, object], path: str | os.PathLike[str]) -> SparseAutoencoder:
+    """Build an SAE from tensors under the release's names; `path` is for the error line."""
+    try:
+        return SparseAutoencoder(
+            encoder_weight=take_matrix(weights, "encoder.weight", ndim=2, path=path),
+            encoder_bias=take_matrix(weights, "encoder.bias", ndim=1, path=path),
+            decoder_weight=take_matrix(weights, "decoder.weight", ndim=2, path=path),
+            pre_bias=take_matrix(weights, "bpre", ndim=1, path=path),
+        )
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None

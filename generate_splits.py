@@ -1,0 +1,51 @@
+"""Draw the folds of a dataset: `train_indices.npy` and `val_indices.npy` beside its metadata."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bias_evaluation.datasets import (
+    METADATA,
+    TRAIN_INDICES,
+    VAL_INDICES,
+    make_folds,
+    read_metadata,
+    save_array,
+)
+from debiasing_methods.errors import run_main
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(
+        description="Draw seeded folds of a dataset (half reference, half evaluation) as in the paper.",
+        epilog="Writes train_indices.npy and val_indices.npy, uint32 (folds, rows), into the dataset folder.",
+    )
+    parser.add_argument("--dataset_path", "--dataset-path", type=Path, required=True, help="dataset folder")
+    parser.add_argument("--k_folds", "--k-folds", type=int, default=10, help="number of folds (default: 10)")
+    parser.add_argument(
+        "--fold_val_proportion",
+        "--fold-val-proportion",
+        type=float,
+        default=0.5,
+        help="share of evaluation rows in each fold (default: 0.5)",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    args = build_parser().parse_args(argv)
+    rows = len(read_metadata(args.dataset_path / METADATA))
+    train, val = make_folds(rows, args.k_folds, args.fold_val_proportion)
+    save_array(args.dataset_path / TRAIN_INDICES, train)
+    save_array(args.dataset_path / VAL_INDICES, val)
+    print(f"{len(train)} folds of {train.shape[1]} reference and {val.shape[1]} evaluation rows")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

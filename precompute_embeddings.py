@@ -1,0 +1,89 @@
+"""Embed every image of a dataset with one backbone, into `CLIP_<backbone>_embeddings.npy`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bias_evaluation.configs import DATASETS, get_backbone
+from bias_evaluation.datasets import build_metadata
+from bias_evaluation.embeddings import embed_dataset
+from bias_evaluation.encoder import PRECISIONS, Encoder
+from debiasing_methods.errors import InputError, run_main
+
+_BACKBONES = Path(__file__).resolve().parent / "config" / "backbones.yml"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(
+        description="Embed every image of a dataset with one backbone.",
+        epilog="A killed run continues where it was. Embeddings are raw (not normalised), one row an image.",
+    )
+    parser.add_argument(
+        "--model_id", "--model-id", required=True, metavar="NAME", help="backbone, e.g. ViT-B-16 or ViT-B/16"
+    )
+    parser.add_argument(
+        "--dataset_name",
+        "--dataset-name",
+        required=True,
+        choices=DATASETS,
+        help="which dataset the folder holds",
+    )
+    parser.add_argument("--dataset_path", "--dataset-path", required=True, type=Path, help="dataset folder")
+    parser.add_argument(
+        "--batch_size", "--batch-size", type=int, default=64, help="images a forward pass (default: 64)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="decoding processes (default: one a core)"
+    )
+    parser.add_argument(
+        "--precision", choices=list(PRECISIONS), default="fp32", help="of the model (default: fp32)"
+    )
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where the model runs (default: cpu)"
+    )
+    parser.add_argument(
+        "--backbones-file",
+        type=Path,
+        default=_BACKBONES,
+        help="backbone file (default: config/backbones.yml)",
+    )
+    parser.add_argument(
+        "--rebuild-metadata",
+        action="store_true",
+        help="make metadata.feather anew from the dataset's label files",
+    )
+    parser.add_argument(
+        "--skip-unreadable", action="store_true", help="leave rows of unreadable images out, and record them"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace embeddings that are there")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    args = build_parser().parse_args(argv)
+    if args.batch_size < 1 or args.workers < 0:
+        raise InputError("--batch_size must be at least 1 and --workers at least 0")
+    backbone = get_backbone(args.model_id, args.backbones_file)
+    metadata = build_metadata(args.dataset_name, args.dataset_path, rebuild=args.rebuild_metadata)
+    target = embed_dataset(
+        Encoder(backbone, device=args.device, precision=args.precision),
+        args.dataset_path,
+        metadata,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        precision=args.precision,
+        skip_unreadable=args.skip_unreadable,
+        overwrite=args.overwrite,
+    )
+    print(f"wrote {target}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
