@@ -1,0 +1,103 @@
+"""Command line: `python -m reproduce_tables N`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from debiasing_methods.errors import run_main
+from debiasing_methods.files import write_text
+from reproduce_tables.engine import TABLES_FILE, fill, load_description, read_results
+from reproduce_tables.render import (
+    as_csv,
+    as_grid,
+    as_latex,
+    as_markdown,
+    as_text,
+    compare,
+    read_published,
+    summary,
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reproduce_tables",
+        description="Print a table of the paper, made from your results or the published ones, and write it "
+        "as table_N.csv, table_N.md and table_N.tex. Cells of methods that are trained with seeds are means "
+        "over the seeds; the best of each group of methods is bold. A cell whose result is missing is empty, "
+        "and a line on stderr names the missing file.",
+        epilog="Example: python process_json_outputs.py && python -m reproduce_tables 2 --compare-published",
+    )
+    parser.add_argument(
+        "table", metavar="N", help="table of the paper: 2, 3, 9, 13, 14 or 15 (or one of FILE)"
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("all_results.feather"),
+        metavar="FILE",
+        help="what process_json_outputs.py wrote, .feather or .csv (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--output-dir",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="where the files go; made where missing (default: the current folder)",
+    )
+    parser.add_argument(
+        "--compare-published",
+        action="store_true",
+        help="print the published value and the difference beside each cell, and write "
+        "table_N_comparison.csv too",
+    )
+    parser.add_argument(
+        "--description",
+        type=Path,
+        default=TABLES_FILE,
+        metavar="FILE",
+        help="YAML file that describes other tables; published figures are sought in published/ beside it "
+        "(default: the paper's tables)",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        metavar="K",
+        help="seeds to take means over (default: what the description says; 0 1 2 in the paper)",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    args = build_parser().parse_args(argv)
+    description = load_description(args.description, args.table, args.seeds)
+    table = fill(description, read_results(args.results))
+    grid = as_grid(table)
+    shown = grid
+    stem = f"table_{args.table}"
+    outputs = {f"{stem}.csv": as_csv(grid), f"{stem}.md": as_markdown(grid), f"{stem}.tex": as_latex(grid)}
+    if args.compare_published:
+        shown = compare(grid, read_published(args.description.parent / "published" / f"{stem}.csv", grid))
+        outputs[f"{stem}_comparison.csv"] = as_csv(shown)
+    for name, text in outputs.items():
+        write_text(args.output_dir / name, text)
+    bold = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    print(as_text(shown, shutil.get_terminal_size((120, 24)).columns, bold=bold))
+    if args.compare_published:
+        print(summary(shown))
+    print("written: " + ", ".join(str(args.output_dir / name) for name in outputs))
+    for note in table.notes:
+        print(note, file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

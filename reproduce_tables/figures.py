@@ -1,0 +1,187 @@
+"""Figures of fairness against utility: `python -m reproduce_tables.figures`.
+
+One figure a dataset and backbone, one panel a setting. Classification: worst-group accuracy against accuracy;
+labelled retrieval: MaxSkew against precision; unlabelled retrieval has no utility, so its panel shows MaxSkew
+alone. Methods are told apart by marker and number as well as colour, so that print and colour-blind readers
+lose nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from bias_evaluation.method_names import METHODS
+from debiasing_methods.errors import InputError, run_main
+from debiasing_methods.files import atomic_path
+from reproduce_tables.engine import read_results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, chosen to be told apart with any colour vision; one colour a group of methods.
+_COLORS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What a panel shows: two metrics with their axis labels; without `x` the methods in order."""
+
+    y: str
+    y_label: str
+    x: str | None = None
+    x_label: str = ""
+
+
+_CLASSIFICATION = Panel("WG Acc.", "worst-group accuracy (higher is fairer)", "Acc.", "accuracy")
+_LABELLED = Panel("max_skew", "MaxSkew (lower is fairer)", "precision", "precision")
+_UNLABELLED = Panel("max_skew", "MaxSkew (lower is fairer)")
+
+
+def seed_means(results: pd.DataFrame) -> pd.DataFrame:
+    """Average the seeds of each result.
+
+    Parameters
+    ----------
+    results : pandas.DataFrame
+        All results, as `process_json_outputs.py` writes them.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a (dataset, backbone, setting, method), columns the metrics; and ``<metric> ci``, the mean
+        half-width of the seeds' 95 % intervals.
+    """
+    keys = ["dataset", "backbone", "setting", "method"]
+    values = results.pivot_table(index=keys, columns="metric", values=["mean", "ci"], aggfunc="mean")
+    values.columns = [metric if kind == "mean" else f"{metric} ci" for kind, metric in values.columns]
+    return values.reset_index()
+
+
+def choose_panel(rows: pd.DataFrame) -> Panel:
+    """Choose what a setting's panel shows, by the metrics that it has."""
+    if "WG Acc." in rows and rows["WG Acc."].notna().any():
+        return _CLASSIFICATION
+    if "precision" in rows and rows["precision"].notna().any():
+        return _LABELLED
+    return _UNLABELLED
+
+
+def draw_panel(axes: Axes, rows: pd.DataFrame, title: str) -> None:
+    """Draw one setting.
+
+    Parameters
+    ----------
+    axes : matplotlib.axes.Axes
+    rows : pandas.DataFrame
+        One row a method (see `seed_means`).
+    title : str
+        The panel's title.
+    """
+    panel = choose_panel(rows)
+    groups = list(dict.fromkeys(m.group for m in METHODS))
+    for position, method in enumerate(METHODS):
+        row = rows[rows["method"] == method.result]
+        if row.empty:
+            continue
+        x = position + 1 if panel.x is None else row[panel.x].iloc[0]
+        axes.errorbar(
+            x,
+            row[panel.y].iloc[0],
+            xerr=None if panel.x is None else row[f"{panel.x} ci"].iloc[0],
+            yerr=row[f"{panel.y} ci"].iloc[0],
+            fmt=_MARKERS[position],
+            color=_COLORS[groups.index(method.group)],
+            markersize=7,
+            elinewidth=0.8,
+            label=f"{position + 1}  {method.display}",
+        )
+        axes.annotate(
+            str(position + 1), (x, row[panel.y].iloc[0]), (6, 4), textcoords="offset points", fontsize=8
+        )
+    axes.set_title(title, fontsize=10)
+    axes.set_ylabel(panel.y_label)
+    axes.set_xlabel(panel.x_label or "method (number in the legend)")
+    if panel.x is None:
+        axes.set_xticks(range(1, len(METHODS) + 1))
+    axes.grid(alpha=0.25)
+
+
+def draw_figure(rows: pd.DataFrame, title: str) -> Figure:
+    """Draw one figure with a panel for each setting in `rows` and one legend for all.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame
+        Rows of `seed_means` of one dataset and backbone.
+    title : str
+        The figure's title.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    from matplotlib.figure import Figure
+
+    settings = list(dict.fromkeys(rows["setting"]))
+    figure = Figure(figsize=(4.6 * len(settings) + 1.9, 4.4), layout="constrained")
+    panels = figure.subplots(1, len(settings), squeeze=False)[0]
+    for axes, setting in zip(panels, settings, strict=True):
+        draw_panel(axes, rows[rows["setting"] == setting], setting.replace("|", ", ").replace("query=", ""))
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure atomically; the suffix of `path` names the format. Equal figures give equal files."""
+    from matplotlib import rc_context
+
+    undated = {"pdf": {"CreationDate": None}, "png": {"Software": None}}[path.suffix[1:]]
+    with atomic_path(path) as temporary, rc_context({"pdf.fonttype": 42}):
+        figure.savefig(temporary, dpi=150, metadata=undated)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reproduce_tables.figures",
+        description="Draw fairness against utility for every dataset and backbone in the results: "
+        "fairness_<dataset>_<backbone>.png and .pdf, one panel a setting.",
+    )
+    parser.add_argument(
+        "--results", type=Path, default=Path("all_results.feather"), metavar="FILE",
+        help="what process_json_outputs.py wrote (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output-dir", type=Path, default=Path(), metavar="DIR", help="where the figures go (default: here)"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    args = build_parser().parse_args(argv)
+    rows = seed_means(read_results(args.results))
+    if rows.empty:
+        raise InputError(f"{args.results} holds no results; run main_eval.py and process_json_outputs.py")
+    for (dataset, backbone), part in rows.groupby(["dataset", "backbone"], sort=False):
+        figure = draw_figure(part, f"{dataset}, {backbone}: fairness against utility (bars: 95 % intervals)")
+        stem = f"fairness_{dataset}_{backbone}".replace("@", "-")
+        for suffix in (".png", ".pdf"):
+            save_figure(figure, args.output_dir / f"{stem}{suffix}")
+        print(f"written: {args.output_dir / stem}.png, .pdf")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# The whole pipeline on the embedded ColoredDigits, from pixels to a table; sets .venv up first.
+#
+#   bash run_demo.sh            runs what is not done yet
+#   bash run_demo.sh --fresh    starts over
+#   bash run_demo.sh --help     says what else there is
+set -euo pipefail
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
+bash setup_env.sh
+exec .venv/bin/python -m demo "$@"
