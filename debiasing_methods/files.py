@@ -10,11 +10,13 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from debiasing_methods.errors import InputError
+
+# torch takes seconds to import; commands that only read tables and JSON need none of it.
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _CHUNK_BYTES = 1 << 22
 
@@ -132,10 +134,12 @@ def load_weights(path: str | os.PathLike[str], *, make: str) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"weights not found: {path}; to get them: {make}")
+    import torch
+    from safetensors.torch import load_file
+
+    path.open("rb").close()  # a file that may not be read is its own error; what follows is a damaged one
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             return dict(load_file(path))
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
@@ -143,7 +147,7 @@ def load_weights(path: str | os.PathLike[str], *, make: str) -> dict[str, Any]:
             f"{path} is damaged or holds more than tensors and plain values, so it is not loaded "
             f"(nothing in it was executed); to get it anew: {make}"
         ) from None
-    except (OSError, MemoryError):
+    except MemoryError:
         raise
     except Exception:  # a damaged file makes the readers raise almost anything
         raise InputError(f"{path} cannot be read as weights (truncated?); to get it anew: {make}") from None
@@ -154,18 +158,20 @@ def load_weights(path: str | os.PathLike[str], *, make: str) -> dict[str, Any]:
 
 def save_weights(path: str | os.PathLike[str], weights: Mapping[str, Any]) -> None:
     """Write weights atomically, in the format that the suffix names (``.safetensors``, else torch)."""
+    import torch
+    from safetensors.torch import save_file
+
     with atomic_path(path) as temporary:
         if Path(path).suffix == ".safetensors":
-            from safetensors.torch import save_file
-
             save_file({name: tensor.contiguous() for name, tensor in weights.items()}, temporary)
         else:
-            torch.save(dict(weights), temporary)
+            with temporary.open("wb") as file:  # given a name, torch would write it into the file
+                torch.save(dict(weights), file)
 
 
 def take_matrix(
     weights: Mapping[str, Any], name: str, *, ndim: int, path: str | os.PathLike[str]
-) -> torch.Tensor:
+) -> Tensor:
     """Take one finite float32 tensor of `ndim` dimensions out of loaded weights.
 
     Raises
@@ -173,6 +179,8 @@ def take_matrix(
     InputError
         The tensor is missing, has another number of dimensions, is not floating point, or is not finite.
     """
+    import torch
+
     tensor = weights.get(name)
     if not isinstance(tensor, torch.Tensor):
         raise InputError(

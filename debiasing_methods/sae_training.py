@@ -1,0 +1,167 @@
+"""Train a Matryoshka SAE on an embeddings file or on a list of prompts; runs by path.
+
+Writes the weights (``--output``) and a report of how well they reconstruct; see `debiasing_methods.sae_run`
+for the files, `debiasing_methods.matryoshka` for the training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):  # run by path: make the project importable
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+from torch import Tensor
+
+from debiasing_methods.errors import InputError, run_main
+from debiasing_methods.matryoshka import WEIGHTINGS, SaeTrainingConfig
+from debiasing_methods.sae_report import format_report
+from debiasing_methods.sae_run import report_path, run_training
+from debiasing_methods.training_data import read_embeddings, read_prompts
+
+FORMATS = {"pth": ".pth", "safetensors": ".safetensors"}
+DEFAULTS = SaeTrainingConfig()
+_BACKBONES = Path(__file__).resolve().parents[1] / "config" / "backbones.yml"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train an SAE as the command line says; return the exit code."""
+    args = build_parser().parse_args(argv)
+    output = _output(args.output, args.format)
+    config = _config(args)
+    if not args.checkpoint_seconds >= 0:
+        raise InputError(f"--checkpoint_seconds must be at least 0, got {args.checkpoint_seconds}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: this machine has no usable CUDA device; use --device cpu")
+    report = run_training(
+        _encode_prompts(args) if args.embeddings is None else read_embeddings(args.embeddings),
+        output,
+        config,
+        holdout=args.holdout,
+        device=args.device,
+        overwrite=args.overwrite,
+        checkpoint_seconds=args.checkpoint_seconds,
+        progress=True,
+    )
+    print(format_report(report))
+    print(f"weights: {output}\nreport:  {report_path(output)}")
+    return 0
+
+
+def _encode_prompts(args: argparse.Namespace) -> Tensor:
+    """Encode ``--prompts`` with ``--backbone``: raw text embeddings (P, d)."""
+    if args.backbone is None:
+        raise InputError("--prompts needs --backbone, the name of the model that encodes them")
+    prompts = read_prompts(args.prompts)
+    from bias_evaluation.configs import get_backbone
+    from bias_evaluation.encoder import TextStore
+
+    backbone = get_backbone(args.backbone, args.backbones_file)
+    data_root = args.data_root or args.backbones_file.resolve().parents[1] / "data"
+    return TextStore(backbone, data_root / "text_embeddings", device=args.device).embed(prompts)
+
+
+def _output(path: Path, file_format: str | None) -> Path:
+    suffixes = [FORMATS[file_format]] if file_format else list(FORMATS.values())
+    if path.suffix not in suffixes:
+        of_format = f" for --format {file_format}" if file_format else ""
+        raise InputError(f"--output {path}: the name must end in {' or '.join(suffixes)}{of_format}")
+    if path.is_dir():
+        raise InputError(f"--output {path} is a folder; give the name of a file")
+    return path
+
+
+def _config(args: argparse.Namespace) -> SaeTrainingConfig:
+    """Make the configuration from the options that are named like its fields."""
+    values = {field.name: getattr(args, field.name) for field in fields(SaeTrainingConfig)}
+    values["levels"] = None if args.levels is None else tuple(args.levels)
+    try:
+        return SaeTrainingConfig(**values)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(
+        description="Train a Matryoshka sparse autoencoder on text embeddings, for the SEM methods. Writes "
+        "the weights, and beside them a report of how well they reconstruct; goes on where it was cut off.",
+        epilog="example: python debiasing_methods/sae_training.py --embeddings text_embeddings.npz "
+        "--n_latents 2048 --lr 1e-3 --output sae.pth",
+    )
+    _add_source(parser.add_argument_group("training data (one of the two)"))
+    _add_files(parser.add_argument_group("files"))
+    _add_model(parser.add_argument_group("model"))
+    _add_training(parser.add_argument_group("training"))
+    return parser
+
+
+def _option(group: argparse._ActionsContainer, name: str, **settings: Any) -> None:
+    """Add an option under both spellings: underscores, as published, and hyphens."""
+    group.add_argument(*dict.fromkeys((name, "--" + name[2:].replace("_", "-"))), **settings)
+
+
+def _add_source(group: argparse._ArgumentGroup) -> None:
+    file: dict[str, Any] = {"type": Path, "metavar": "FILE"}
+    either = group.add_mutually_exclusive_group(required=True)
+    text = ".npy matrix (rows, width) of raw embeddings, or .npz with arrays 'prompts' and 'embeddings'"
+    _option(either, "--embeddings", help=text, **file)
+    text = "prompts to encode: one a line, or a list in a .json, .yml or .yaml file"
+    _option(either, "--prompts", help=text, **file)
+    _option(group, "--backbone", metavar="NAME", help="with --prompts: the backbone that encodes them")
+    text = "with --prompts: backbone file (default: config/backbones.yml)"
+    _option(group, "--backbones_file", default=_BACKBONES, help=text, **file)
+    text = "with --prompts: DIR/text_embeddings keeps what is encoded (default: data/ beside config/)"
+    _option(group, "--data_root", type=Path, metavar="DIR", help=text)
+
+
+def _add_files(group: argparse._ArgumentGroup) -> None:
+    text = "weights to write (.pth, the release's format, or .safetensors)"
+    _option(group, "--output", type=Path, required=True, metavar="FILE", help=text)
+    _option(group, "--format", choices=FORMATS, help="file format (default: as the name of --output ends)")
+    text = "replace weights or a checkpoint of another run, or train finished weights anew"
+    _option(group, "--overwrite", action="store_true", help=text)
+    text = "time between two checkpoints (default: %(default)s)"
+    _option(group, "--checkpoint_seconds", type=float, default=30.0, metavar="X", help=text)
+
+
+def _add_model(group: argparse._ArgumentGroup) -> None:
+    _number(group, "n_latents", int, "number of latents")
+    text = "ascending numbers of latents to reconstruct with (default: 64, doubled up to --n_latents)"
+    _option(group, "--levels", type=int, nargs="+", metavar="K", help=text)
+    text = "do not append --n_latents to the levels (inference uses all latents, so they are best trained)"
+    _option(group, "--no_full_level", dest="full_level", action="store_false", help=text)
+    text = "weights of the levels: L, …, 2, 1, or all 1 (default: %(default)s)"
+    _option(group, "--weighting", choices=WEIGHTINGS, default=DEFAULTS.weighting, help=text)
+
+
+def _add_training(group: argparse._ArgumentGroup) -> None:
+    _number(group, "lr", float, "learning rate; 1e-3 for some hundred to thousand rows")
+    _number(group, "batch_size", int, "most rows a batch")
+    _number(group, "epochs", int, "passes over the rows")
+    _number(group, "decay_fraction", float, "share of the steps, at the end, in which the rate falls to 0")
+    _number(group, "eps", float, "epsilon of AdamW")
+    _number(group, "grad_clip", float, "bound on the gradient's norm")
+    _number(group, "seed", int, "of starting values, order of the rows and held-out rows")
+    text = "train on the rows as they are, not centred and scaled (the weights take raw rows either way)"
+    _option(group, "--no_standardize", dest="standardize", action="store_false", help=text)
+    text = "share of the rows kept from training, for the report (default: %(default)s)"
+    _option(group, "--holdout", type=float, default=0.1, metavar="X", help=text)
+    _option(group, "--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+
+
+def _number(group: argparse._ArgumentGroup, field: str, kind: type, text: str) -> None:
+    """Add the option of a numeric field of the configuration."""
+    default = getattr(DEFAULTS, field)
+    text = f"{text} (default: {default})"
+    _option(group, f"--{field}", type=kind, default=default, metavar="N" if kind is int else "X", help=text)
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
