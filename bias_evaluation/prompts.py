@@ -3,6 +3,10 @@
 A set is a folder ``config/prompts/<name>/`` with one file a dataset. In a sentence `{query}` stands for the
 query class, `{bias}` for a bias class (both in lower case, "_" as a space), `{a_query}` and `{a_bias}` for
 the same with "a" or "an" before it. A list of sentences with `{query}` is expanded for each query.
+
+What several datasets share lies in the folder's `common/`: where `bias`, `diverse` or a setting has the key
+`include`, it takes over the mapping in that file; its own keys are added to the file's, or replace them. An
+included file includes no other.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from torch import Tensor
 from bias_evaluation.sections import Section, as_strings, read_yaml, unknown
 from debiasing_methods.base import QueryGroup
 from debiasing_methods.errors import InputError
+from debiasing_methods.registry import METHODS
 
 Pair = tuple[str, str]
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -142,8 +147,10 @@ class GroupEmbedder:
         return self._done[sentences]
 
     def _pairs(self, pairs: tuple[Pair, ...]) -> Tensor:
-        flat = self.matrix(tuple(itertools.chain.from_iterable(pairs)))
-        return flat.reshape(len(pairs), 2, -1)
+        if pairs not in self._done:
+            flat = self.matrix(tuple(itertools.chain.from_iterable(pairs)))
+            self._done[pairs] = flat.reshape(len(pairs), 2, -1)
+        return self._done[pairs]
 
     def group(self, group: PromptGroup, method: str, needs: frozenset[str]) -> QueryGroup:
         """Embed one group's queries and the sentences that a method needs."""
@@ -199,16 +206,46 @@ def load_prompts(folder: Path, dataset: str, setting: str) -> SettingPrompts:
     settings = top.section("settings")
     if setting not in settings:
         raise unknown("setting", setting, list(settings), str(path))
-    attributes = top.section("bias")
-    diverse = tuple(dict.fromkeys(_expand_diverse(top.section("diverse", {}))))
+    attributes, diverse, chosen = (
+        _with_included(section, folder / "common")
+        for section in (top.section("bias"), top.section("diverse", {}), settings.section(setting))
+    )
     top.finish()
-    return SettingPrompts(_expand_setting(settings.section(setting), attributes, setting), diverse, str(path))
+    neutral = tuple(dict.fromkeys(expand_frames(diverse))) if list(diverse) else ()
+    return SettingPrompts(_expand_setting(chosen, attributes, setting), neutral, str(path))
 
 
-def _expand_diverse(section: Section) -> Iterator[str]:
-    """Sentence frames × the words of their placeholders, in the order of the file."""
-    if not list(section):
-        return
+def _with_included(section: Section, common: Path) -> Section:
+    """Lay a section's own keys over those of the file that its key 'include' names."""
+    name = section.take("include", str, None)
+    if name is None:
+        return section
+    shared = Section(read_yaml(common / name, "included prompt file"), str(common / name))
+    if "include" in shared:
+        raise InputError(f"{shared.where}: an included file cannot include another")
+    merged = {key: s.any(key) for s in (shared, section) for key in s}
+    return Section(merged, f"{section.where} (with {shared.where})")
+
+
+def expand_frames(section: Section) -> Iterator[str]:
+    """Expand sentence frames.
+
+    Parameters
+    ----------
+    section : Section
+        ``frames``: sentences with placeholders; ``words``: placeholder → list of words. `{a_x}` puts "a" or
+        "an" before the words of `x`.
+
+    Yields
+    ------
+    str
+        Every frame with every combination of its words, in the order of the file.
+
+    Raises
+    ------
+    InputError
+        A key or a placeholder is unknown, or a list is empty.
+    """
     words = section.section("words", {})
     lists = {name: words.strings(name) for name in words}
     frames = section.strings("frames")
@@ -222,7 +259,14 @@ def _expand_diverse(section: Section) -> Iterator[str]:
             values = {
                 n: article(w) if n.startswith("a_") else w for n, w in zip(names, combination, strict=True)
             }
-            yield frame.format(**values)
+            yield _put(frame, values, section.where)
+
+
+def _put(template: str, values: Mapping[str, str], where: str) -> str:
+    """Put words in the place of placeholders; any other brace is a mistake."""
+    if set("{}") & set(_PLACEHOLDER.sub("", template)):
+        raise InputError(f"{where}: '{template}' has braces that are no placeholder, such as {{query}}")
+    return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
 
 
 def article(words: str) -> str:
@@ -257,7 +301,17 @@ class _Filler:
         for name in names:
             if name not in fillings[0]:
                 raise unknown("placeholder", name, sorted(fillings[0]), f"{self.where}: '{template}'")
-        return [template.format(**filling) for filling in fillings]
+        return [_put(template, filling, self.where) for filling in fillings]
+
+    def one(self, template: str, query: str) -> str:
+        """Fill a template that must give one sentence a query."""
+        sentences = self.fill(template, query)
+        if len(sentences) != 1:
+            raise InputError(
+                f"{self.where}: '{template}' gives {len(sentences)} sentences; there must be one a query, so "
+                f"it cannot hold {{bias}}"
+            )
+        return sentences[0]
 
     def many(
         self, templates: tuple[str, ...], query: str | None = None, bias: str | None = None
@@ -269,13 +323,21 @@ class _Filler:
 def _expand_setting(section: Section, attributes: Section, setting: str) -> tuple[PromptGroup, ...]:
     attribute = section.choice("bias", list(attributes))
     words = attributes.section(attribute)
-    queries = {name: spoken[0] for name, spoken in _class_words(section, "queries").items()}
-    filler = _Filler(queries, _class_words(words, "classes"), section.where)
+    queries = _class_words(section, "queries")
+    for name, spoken in queries.items():
+        if len(spoken) > 1:
+            raise InputError(f"{section.where}: query '{name}' has several words; only bias classes may")
+    filler = _Filler(
+        {name: spoken[0] for name, spoken in queries.items()}, _class_words(words, "classes"), section.where
+    )
     bias_prompts = _bias_prompts(words, filler)
     sentence = section.take("query", str)
     together = section.take("together", bool, False)
     raw = {kind: section.any(kind, None) for kind in _EXPANDERS}
     special = section.section("overrides", {})
+    for method in special:
+        if method not in METHODS:
+            raise unknown("method", method, list(METHODS), special.where)
     overrides = {
         m: {k: special_m.any(k) for k in special_m} for m in special for special_m in [special.section(m)]
     }
@@ -285,7 +347,7 @@ def _expand_setting(section: Section, attributes: Section, setting: str) -> tupl
     return tuple(
         PromptGroup(
             name=name,
-            queries=tuple(filler.fill(sentence, q)[0] for q in members),
+            queries=tuple(filler.one(sentence, q) for q in members),
             common=MethodPrompts(bias_prompts=bias_prompts, **_expand_kinds(raw, members, filler)),
             overrides={m: _expand_kinds(kinds, members, filler) for m, kinds in overrides.items()},
         )
@@ -298,6 +360,8 @@ def _class_words(section: Section, key: str) -> dict[str, tuple[str, ...]]:
     value, where = section.any(key), f"{section.where}: '{key}'"
     if not isinstance(value, Mapping):
         return {name: (_spoken(name),) for name in as_strings(value, where)}
+    if not value:
+        raise InputError(f"{where} must hold at least one class")
     several = {name: words if isinstance(words, list) else [words] for name, words in value.items()}
     return {str(name): as_strings(words, f"{where}: '{name}'") for name, words in several.items()}
 
@@ -327,25 +391,33 @@ def _expand_kinds(raw: Mapping[str, Any], members: list[str], filler: _Filler) -
         if value is not None:
             kinds[kind] = _EXPANDERS[kind](value, members, filler, f"{filler.where}: '{kind}'")
     if "candidates" in kinds:
-        kinds["candidate_pairs"] = _pairs_within(len(kinds["candidates"]), len(members))
+        lists = _lists(raw["candidates"], members, filler, f"{filler.where}: 'candidates'")
+        kinds["candidate_pairs"] = _pairs_within([len(each) for each in lists])
         kinds.setdefault("augmentations", kinds["candidates"])
     return kinds
 
 
-def _pairs_within(n: int, n_queries: int) -> tuple[tuple[int, int], ...]:
-    """All pairs of the candidates of one query, query by query."""
-    each = n // n_queries
-    pairs = itertools.combinations(range(each), 2)
+def _pairs_within(sizes: list[int]) -> tuple[tuple[int, int], ...]:
+    """All pairs of the candidates of one query, query by query; `sizes` says how many each has."""
+    starts = itertools.accumulate(sizes, initial=0)
     return tuple(
-        (q * each + j, q * each + k) for q, (j, k) in itertools.product(range(n_queries), list(pairs))
+        pair
+        for start, n in zip(starts, sizes, strict=False)
+        for pair in itertools.combinations(range(start, start + n), 2)
     )
 
 
-def _for_query(value: Any, query: str, where: str) -> tuple[Any, ...]:
+def _for_query(value: Any, query: str, filler: _Filler, where: str) -> tuple[Any, ...]:
     """Entries for one query: of a list all, of a mapping those under 'all' and under the query's name."""
-    named = isinstance(value, Mapping)
-    entries = [*(value.get("all") or []), *(value.get(query) or [])] if named else value
-    if not isinstance(entries, list) or not entries:
+    if not isinstance(value, Mapping):
+        value = {"all": value}
+    for name, entries in value.items():
+        if name != "all" and name not in filler.queries:
+            raise unknown("query", name, ["all", *filler.queries], where)
+        if not isinstance(entries, list):
+            raise InputError(f"{where}: the entries of '{name}' must be a list, found {entries!r}")
+    entries = [*value.get("all", []), *value.get(query, [])]
+    if not entries:
         raise InputError(f"{where}: no entries for '{query}'")
     return tuple(entries)
 
@@ -364,7 +436,8 @@ def _per_query(value: Any, members: list[str], filler: _Filler, where: str) -> t
 def _lists(value: Any, members: list[str], filler: _Filler, where: str) -> tuple[tuple[str, ...], ...]:
     """One list of sentences for each query."""
     return tuple(
-        filler.many(as_strings(list(_for_query(value, query, where)), where), query) for query in members
+        filler.many(as_strings(list(_for_query(value, query, filler, where)), where), query)
+        for query in members
     )
 
 
@@ -372,10 +445,10 @@ def _pair_list(value: Any, members: list[str], filler: _Filler, where: str) -> t
     """Pairs of sentences; those of all queries of a group, repetitions dropped."""
     pairs: dict[Pair, None] = {}
     for query in members:
-        for entry in _for_query(value, query, where):
+        for entry in _for_query(value, query, filler, where):
             if not isinstance(entry, list) or len(entry) != 2:
                 raise InputError(f"{where}: each entry must be a pair of texts, found {entry!r}")
-            first, second = (filler.fill(t, query)[0] for t in as_strings(entry, where))
+            first, second = (filler.one(t, query) for t in as_strings(entry, where))
             pairs[first, second] = None
     return tuple(pairs)
 

@@ -23,8 +23,23 @@ _TYPE_NAMES = {
 }
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader takes the last of two equal keys in silence; here they are an error."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge" and (key.tag, str(key.value)) in seen:
+                raise yaml.composer.ComposerError(
+                    None, None, f"the key '{key.value}' stands twice in one mapping", key.start_mark
+                )
+            seen.add((key.tag, str(key.value)))
+        return node
+
+
 def read_yaml(path: Path, what: str) -> Any:
-    """Read a YAML file with ``safe_load``.
+    """Read a YAML file; nothing in it is executed.
 
     Parameters
     ----------
@@ -41,14 +56,15 @@ def read_yaml(path: Path, what: str) -> Any:
     Raises
     ------
     InputError
-        The file is missing, not UTF-8 or not YAML.
+        The file is missing, not UTF-8 or not YAML, or a mapping in it has a key twice.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"{what} not found: {path}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise InputError(f"{what} is not valid YAML: {path}: {error}") from None
+        reason = " ".join(str(error).split())  # YAML's own messages have several lines
+        raise InputError(f"{what} is not valid YAML: {path}: {reason}") from None
 
 
 def choices(names: Sequence[object]) -> str:
@@ -58,8 +74,9 @@ def choices(names: Sequence[object]) -> str:
 
 def unknown(kind: str, name: object, allowed: Sequence[object], where: str) -> InputError:
     """Make the error for a name that is not among the allowed ones, with the nearest one as a hint."""
-    close = difflib.get_close_matches(str(name), [str(a) for a in allowed], n=1)
-    hint = f"; did you mean '{close[0]}'?" if close else ""
+    lowered = {str(a).lower(): a for a in allowed}
+    close = difflib.get_close_matches(str(name).lower(), list(lowered), n=1)
+    hint = f"; did you mean '{lowered[close[0]]}'?" if close else ""
     return InputError(f"{where}: unknown {kind} '{name}'; choose from: {choices(allowed)}{hint}")
 
 

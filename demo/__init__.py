@@ -1,0 +1,1 @@
+"""ColoredDigits: a small world in which the whole pipeline runs on a laptop, offline, in minutes."""

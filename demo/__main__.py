@@ -1,0 +1,172 @@
+"""The whole pipeline on ColoredDigits, from pixels to a table: `python -m demo` (or `bash run_demo.sh`).
+
+Each step is one of the project's ordinary commands; the demo prints it, so that it can be run alone. A step
+whose result is there keeps it, so a second run takes seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from debiasing_methods.errors import run_main
+
+BACKBONE = "tiny-RN"
+DATASET = "colored_digits"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the demo is; tests run the same steps at a reduced size.
+
+    Attributes
+    ----------
+    handwritings : int or None
+        How many digits to draw; None for all.
+    clip_steps, sae_epochs : int
+        Training steps of the tiny CLIP, epochs of the SAE.
+    n_latents : int
+        Latents of the SAE.
+    retrieval_k : int or None
+        K of retrieval; None for the config's.
+    """
+
+    handwritings: int | None = None
+    clip_steps: int = 600
+    sae_epochs: int = 30
+    n_latents: int = 1024
+    retrieval_k: int | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of the pipeline: what it is for, the module that holds its `main`, and its arguments."""
+
+    title: str
+    module: str
+    arguments: tuple[object, ...]
+
+    @property
+    def command(self) -> str:
+        """How a user calls it: by path, or as a module where it is one."""
+        if self.module.startswith("reproduce_tables"):
+            return f"-m {self.module.removesuffix('.__main__')}"
+        return f"{self.module.replace('.', '/')}.py"
+
+    def run(self) -> None:
+        """Print and run the command; raises what it raises."""
+        arguments = [str(a) for a in self.arguments]
+        print(f"\n== {self.title}\n$ python {self.command} {shlex.join(arguments)}", flush=True)
+        started = time.monotonic()
+        # Imported when its turn comes: all steps share one process, and with it one import of torch.
+        importlib.import_module(self.module).main(arguments)
+        print(f"   ({time.monotonic() - started:.1f} s)", flush=True)
+
+
+def steps(root: Path, size: Size) -> list[Step]:
+    """List the steps of the demo under a project root.
+
+    Parameters
+    ----------
+    root : pathlib.Path
+        Folder that holds `config/` and `demo/`; data and results go below it.
+    size : Size
+
+    Returns
+    -------
+    list of Step
+    """
+    data, results = root / "data" / "ColoredDigits", root / "main_eval_output" / "demo"
+    backbones = root / "config" / "backbones.yml"
+    limit = () if size.handwritings is None else ("--limit", size.handwritings)
+    k = () if size.retrieval_k is None else ("--retrieval-k", size.retrieval_k)
+    sae = root / "debiasing_methods" / "sae_weights" / "default" / f"MSAE_{BACKBONE}.pth"
+    table = results / "all_results.feather"
+    return [
+        Step("Draw the images", "demo.colored_digits", ("--output_dir", data, *limit)),
+        Step(
+            "Train the tiny CLIP", "demo.tiny_clip",
+            ("--data_dir", data, "--output", data / "tiny_clip.pt", "--steps", size.clip_steps),
+        ),
+        Step(
+            "Embed the evaluation images", "precompute_embeddings",
+            ("--model_id", BACKBONE, "--dataset_name", DATASET, "--dataset_path", data, "--batch_size", 256,
+             "--backbones-file", backbones),
+        ),
+        Step("Draw the folds", "generate_splits", ("--dataset_path", data)),
+        Step(
+            "Train the sparse autoencoder", "debiasing_methods.sae_training",
+            ("--prompts", data / "texts.txt", "--backbone", BACKBONE, "--backbones-file", backbones,
+             "--output", sae, *_sae_options(size)),
+        ),
+        Step(
+            "Evaluate", "main_eval",
+            ("--config", root / "config" / "colored_digits.yml", "--output-dir", results, *k),
+        ),
+        Step(
+            "Gather the results", "process_json_outputs",
+            ("--input-dir", results, "--output-dir", results),
+        ),
+        Step(
+            "The table", "reproduce_tables.__main__",
+            ("demo", "--description", root / "demo" / "table.yml", "--results", table,
+             "--output-dir", results),
+        ),
+        Step(
+            "The figure", "reproduce_tables.figures",
+            ("--results", table, "--output-dir", results),
+        ),
+    ]  # fmt: skip
+
+
+def _sae_options(size: Size) -> tuple[object, ...]:
+    return ("--n_latents", size.n_latents, "--epochs", size.sae_epochs, "--lr", 1e-3)
+
+
+def remove_results(root: Path) -> None:
+    """Remove everything that the demo made, so that it starts over."""
+    shutil.rmtree(root / "data" / "ColoredDigits", ignore_errors=True)
+    shutil.rmtree(root / "main_eval_output" / "demo", ignore_errors=True)
+    for pattern in ("data/text_embeddings/CLIP_tiny-RN_*", "debiasing_methods/*_weights/default/*tiny-RN*"):
+        for path in root.glob(pattern):
+            path.unlink()
+
+
+def run_demo(root: Path, size: Size) -> None:
+    """Run all steps under a project root; what is there already is kept."""
+    started = time.monotonic()
+    for step in steps(root, size):
+        step.run()
+    print(
+        f"\nThe demo took {time.monotonic() - started:.0f} s; results: {root / 'main_eval_output' / 'demo'}"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="bash run_demo.sh",
+        description="Run the whole pipeline on ColoredDigits: draw images, train a tiny CLIP and the methods' "
+        "weights, embed, evaluate, and print the table. Finished steps are kept.",
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="remove what an earlier run made, and start over"
+    )
+    args = parser.parse_args(argv)
+    root = Path(__file__).resolve().parents[1]
+    root = Path() if root == Path.cwd() else root  # short paths in the commands that are printed
+    if args.fresh:
+        remove_results(root)
+    run_demo(root, Size())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -1,0 +1,79 @@
+"""The demo's own steps, from pixels to the table and figure, at a reduced size."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bias_evaluation.configs import load_dataset_config
+from demo.__main__ import Size, remove_results, run_demo
+
+PROJECT = Path(__file__).resolve().parents[2]
+SMALL = Size(handwritings=300, clip_steps=4, sae_epochs=2, n_latents=128, retrieval_k=10)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project root with the shipped configs, after one run of the small demo."""
+    root = tmp_path_factory.mktemp("demo")
+    shutil.copytree(PROJECT / "config", root / "config")
+    (root / "demo").mkdir()
+    for name in ("tiny_clip.json", "table.yml"):
+        shutil.copy(PROJECT / "demo" / name, root / "demo" / name)
+    run_demo(root, SMALL)
+    return root
+
+
+def result_files(root: Path) -> dict[str, str]:
+    """Name → text of every result."""
+    return {p.name: p.read_text() for p in sorted((root / "main_eval_output" / "demo").glob("*.json"))}
+
+
+def test_every_result_of_the_grid_is_there(root: Path) -> None:
+    config = load_dataset_config(root / "config" / "colored_digits.yml")
+    results = sum(max(1, len(m.seeds)) for m in config.methods.values())
+    assert len(result_files(root)) == results * len(config.settings)
+
+
+def test_table_and_figure_are_written(root: Path) -> None:
+    folder = root / "main_eval_output" / "demo"
+    table = pd.read_csv(folder / "table_demo.csv")
+    methods = load_dataset_config(root / "config" / "colored_digits.yml").methods
+    assert len(table.dropna()) == len(methods)
+    for name in ("table_demo.md", "table_demo.tex", "fairness_colored_digits_tiny-RN.png"):
+        assert (folder / name).stat().st_size > 0
+    assert (folder / "fairness_colored_digits_tiny-RN.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_evaluation_images_are_balanced(root: Path) -> None:
+    metadata = pd.read_feather(root / "data" / "ColoredDigits" / "metadata.feather")
+    counts = pd.crosstab(metadata["digit"], metadata["color"])
+    assert counts.shape == (10, 4)
+    assert (counts.nunique(axis=1) == 1).all()
+
+
+def test_training_images_share_no_handwriting_with_the_evaluation(root: Path) -> None:
+    data = root / "data" / "ColoredDigits"
+    train, labels = (pd.read_csv(data / name) for name in ("captions.csv", "labels.csv"))
+    assert not set(train["handwriting"]) & set(labels["handwriting"])
+
+
+def test_a_second_run_changes_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = result_files(root)
+    run_demo(root, SMALL)
+    assert result_files(root) == before
+    assert "0 of" in capsys.readouterr().out
+
+
+def test_starting_over_gives_the_same_results(root: Path) -> None:
+    before = result_files(root)
+    remove_results(root)
+    assert not (root / "main_eval_output" / "demo").exists()
+    run_demo(root, SMALL)
+    after = result_files(root)
+    assert after == before
+    assert all(json.loads(text)[0]["digest"] for text in after.values())
