@@ -58,6 +58,18 @@ def remove_span(x: Tensor, basis: Tensor) -> Tensor:
     return x - (x @ basis.T) @ basis
 
 
-def lower_median(x: Tensor, dim: int = 0) -> Tensor:
-    """Median along `dim`; of an even number the smaller of the two middle values, as `torch.median`."""
-    return torch.median(x, dim=dim).values
+def sort_rows(x: Tensor) -> Tensor:
+    """Sort each row of a matrix, ascending; `x` is not changed.
+
+    On the CPU with NumPy, whose vectorised sort of float32 is about five to ten times as fast as torch's.
+    """
+    if x.device.type != "cpu":
+        return torch.sort(x, dim=1).values
+    rows = x.clone(memory_format=torch.contiguous_format)
+    rows.numpy().sort(axis=1)
+    return rows
+
+
+def lower_median(x: Tensor) -> Tensor:
+    """Median over the rows ``(n, s)``; of an even number the smaller middle value, as `torch.median`."""
+    return sort_rows(x.T)[:, (len(x) - 1) // 2].clone()

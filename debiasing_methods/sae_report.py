@@ -49,7 +49,7 @@ def reconstruction_quality(
     bounds = torch.tensor(levels, device=embeddings.device)
     totals = torch.zeros(3, len(levels), dtype=torch.float64, device=embeddings.device)
     positive = torch.zeros(sae.n_latents, dtype=torch.int64, device=embeddings.device)
-    for x in tqdm(embeddings.split(ROWS_AT_ONCE), desc="measuring", disable=not progress):
+    for x in tqdm(embeddings.split(ROWS_AT_ONCE), desc="measuring", leave=False, disable=not progress):
         latents = sae.encode(x)
         found = nested_reconstructions(latents, dictionary, levels) + sae.pre_bias  # (rows, L, d)
         active = latents > 0

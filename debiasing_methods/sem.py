@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from debiasing_methods.base import DebiasingMethod, QueryGroup, ReferenceImages
-from debiasing_methods.linalg import lower_median
+from debiasing_methods.linalg import lower_median, sort_rows
 from debiasing_methods.sae import SparseAutoencoder
 
 
@@ -25,7 +25,7 @@ class Percentiles:
 
     def __init__(self, latents: Tensor) -> None:
         """Sort the latents ``(n, s)`` of the prompts once, latent by latent."""
-        self.sorted = torch.sort(latents.T.contiguous(), dim=1).values  # (s, n)
+        self.sorted = sort_rows(latents.T)  # (s, n)
 
     @property
     def n(self) -> int:
