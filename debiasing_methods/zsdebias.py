@@ -24,7 +24,8 @@ from debiasing_methods.transforms import chunks
 
 LEAKY_SLOPE = 0.3
 
-# Rows that share one noise generator. Part of what a seed means: another value gives other draws.
+# Rows that share one noise generator. Part of what a seed means: another value gives other draws. A block is
+# drawn whole, so chunks of images that end with blocks draw nothing twice.
 NOISE_BLOCK_ROWS = 1024
 
 # Names of a network's tensors in the release, after "encoder." or "decoder.": the positions in
@@ -70,6 +71,10 @@ class Network:
     def output(self, hidden: Tensor, rows: slice = slice(None)) -> Tensor:
         """Apply the last layer, or only some rows of it, to activations ``(n, h)``."""
         return linear(hidden, self.weight_out[rows].to(hidden), self.bias_out[rows].to(hidden))
+
+    def to(self, device: str | torch.device) -> Network:
+        """Return a copy on another device."""
+        return Network(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +128,10 @@ class DisentanglingVAE:
         """Embeddings ``(n, d)`` of latents ``(n, d)``."""
         decoded = self.decoder.output(self.decoder.hidden(latents))
         return torch.tanh(decoded) if self.tanh else decoded
+
+    def to(self, device: str | torch.device) -> DisentanglingVAE:
+        """Return a copy on another device."""
+        return DisentanglingVAE(self.encoder.to(device), self.decoder.to(device), self.tanh)
 
 
 def noise(seed: int, fold: int, first_row: int, n: int, d: int) -> Tensor:

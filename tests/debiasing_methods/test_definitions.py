@@ -292,6 +292,13 @@ def test_roboshot_steps_can_be_left_out(make_world):
     torch.testing.assert_close(
         both_off.image_transform(world.groups).apply(images), images, rtol=0, atol=1e-14
     )
+    queries = [group.queries for group in world.groups]
+    torch.testing.assert_close(
+        both_off.image_transform(world.groups).scores(images, queries),
+        images @ torch.nn.functional.normalize(torch.cat(queries), dim=1).T,
+        rtol=0,
+        atol=1e-14,
+    )
     rejecting = world.method("roboshot", accept_helpful=False).image_transform(world.groups).apply(images)
     differences = world.groups[0].harmful[:, 0] - world.groups[0].harmful[:, 1]
     assert (rejecting @ differences.T).abs().max() < 1e-12
