@@ -39,9 +39,9 @@ class Size:
     """
 
     handwritings: int | None = None
-    clip_steps: int = 600
-    sae_epochs: int = 30
-    n_latents: int = 1024
+    clip_steps: int = 700
+    sae_epochs: int = 25
+    n_latents: int = 512
     retrieval_k: int | None = None
 
 
@@ -127,7 +127,19 @@ def steps(root: Path, size: Size) -> list[Step]:
 
 
 def _sae_options(size: Size) -> tuple[object, ...]:
-    return ("--n_latents", size.n_latents, "--epochs", size.sae_epochs, "--lr", 1e-3)
+    """Options chosen on the validation part of ColoredDigits, where they matter little."""
+    levels = ("--levels", 8, 16, 32)
+    return (
+        "--n_latents",
+        size.n_latents,
+        *levels,
+        "--epochs",
+        size.sae_epochs,
+        "--lr",
+        1e-3,
+        "--batch_size",
+        512,
+    )
 
 
 def remove_results(root: Path) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from bias_evaluation.method_names import METHODS
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette, chosen to be told apart with any colour vision; one colour a group of methods.
 _COLORS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7")
+# Where a point's number may stand, in typographic points from it, the best place first.
+_OFFSETS = tuple((r * x, r * y) for r in (9.0, 18.0, 27.0) for x, y in
+                 ((0.8, 0.6), (-0.8, 0.6), (0.8, -0.6), (-0.8, -0.6), (0, 1), (0, -1)))  # fmt: skip
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h")
 
 
@@ -75,7 +79,7 @@ def choose_panel(rows: pd.DataFrame) -> Panel:
     return _UNLABELLED
 
 
-def draw_panel(axes: Axes, rows: pd.DataFrame, title: str) -> None:
+def draw_panel(axes: Axes, rows: pd.DataFrame, title: str) -> list[tuple[float, float, str]]:
     """Draw one setting.
 
     Parameters
@@ -85,9 +89,15 @@ def draw_panel(axes: Axes, rows: pd.DataFrame, title: str) -> None:
         One row a method (see `seed_means`).
     title : str
         The panel's title.
+
+    Returns
+    -------
+    list of tuple
+        Position and number of each point, for `place_numbers`.
     """
     panel = choose_panel(rows)
     groups = list(dict.fromkeys(m.group for m in METHODS))
+    points = []
     for position, method in enumerate(METHODS):
         row = rows[rows["method"] == method.result]
         if row.empty:
@@ -104,15 +114,36 @@ def draw_panel(axes: Axes, rows: pd.DataFrame, title: str) -> None:
             elinewidth=0.8,
             label=f"{position + 1}  {method.display}",
         )
-        axes.annotate(
-            str(position + 1), (x, row[panel.y].iloc[0]), (6, 4), textcoords="offset points", fontsize=8
-        )
+        points.append((x, row[panel.y].iloc[0], str(position + 1)))
     axes.set_title(title, fontsize=10)
     axes.set_ylabel(panel.y_label)
     axes.set_xlabel(panel.x_label or "method (number in the legend)")
     if panel.x is None:
         axes.set_xticks(range(1, len(METHODS) + 1))
     axes.grid(alpha=0.25)
+    return points
+
+
+def place_numbers(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
+    """Write each point's number where it hides neither another number nor another point."""
+    pixels = [axes.transData.transform((x, y)) for x, y, _ in points]
+    taken: list[np.ndarray] = list(pixels)
+    scale = axes.figure.dpi / 72  # offsets are in points, distances in pixels
+    for (x, y, number), pixel in zip(points, pixels, strict=True):
+        free = [min(np.hypot(*(pixel + np.multiply(o, scale) - t)) for t in taken) for o in _OFFSETS]
+        offset = _OFFSETS[int(np.argmax(np.minimum(free, 10 * scale)))]  # the first that is far enough
+        taken.append(pixel + np.multiply(offset, scale))
+        line = {"arrowstyle": "-", "linewidth": 0.5, "color": "0.5"} if max(map(abs, offset)) > 12 else None
+        axes.annotate(
+            number,
+            (x, y),
+            offset,
+            textcoords="offset points",
+            fontsize=8,
+            ha="center",
+            va="center",
+            arrowprops=line,
+        )
 
 
 def draw_figure(rows: pd.DataFrame, title: str) -> Figure:
@@ -134,11 +165,16 @@ def draw_figure(rows: pd.DataFrame, title: str) -> Figure:
     settings = list(dict.fromkeys(rows["setting"]))
     figure = Figure(figsize=(4.6 * len(settings) + 1.9, 4.4), layout="constrained")
     panels = figure.subplots(1, len(settings), squeeze=False)[0]
-    for axes, setting in zip(panels, settings, strict=True):
+    points = [
         draw_panel(axes, rows[rows["setting"] == setting], setting.replace("|", ", ").replace("query=", ""))
+        for axes, setting in zip(panels, settings, strict=True)
+    ]
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9)
     figure.suptitle(title, fontsize=11)
+    figure.draw_without_rendering()  # lays the panels out: only now is it known how far apart points are
+    for axes, numbers in zip(panels, points, strict=True):
+        place_numbers(axes, numbers)
     return figure
 
 
