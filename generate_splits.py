@@ -7,14 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bias_evaluation.datasets import (
-    METADATA,
-    TRAIN_INDICES,
-    VAL_INDICES,
-    make_folds,
-    read_metadata,
-    save_array,
-)
+from bias_evaluation.datasets import TRAIN_INDICES, VAL_INDICES, make_folds, save_array
+from bias_evaluation.metadata import METADATA, read_metadata
 from debiasing_methods.errors import run_main
 
 

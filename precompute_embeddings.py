@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bias_evaluation.configs import DATASETS, get_backbone
-from bias_evaluation.datasets import build_metadata
 from bias_evaluation.embeddings import embed_dataset
 from bias_evaluation.encoder import PRECISIONS, Encoder
+from bias_evaluation.metadata import build_metadata
 from debiasing_methods.errors import InputError, run_main
 
 _BACKBONES = Path(__file__).resolve().parent / "config" / "backbones.yml"

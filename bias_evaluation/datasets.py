@@ -1,4 +1,4 @@
-"""Dataset folders: metadata builders, fold indices, and the checked arrays that evaluation works on.
+"""Dataset folders: fold indices, and the checked arrays that evaluation works on (metadata: `metadata.py`).
 
 One row an image: `metadata.feather`, `CLIP_<backbone>_embeddings.npy` (N, d) and the fold indices
 `train_indices.npy`, `val_indices.npy` (F, ·) all number the same rows.
@@ -6,7 +6,6 @@ One row an image: `metadata.feather`, `CLIP_<backbone>_embeddings.npy` (N, d) an
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +13,11 @@ import numpy as np
 import pandas as pd
 
 from bias_evaluation.configs import Labels
+from bias_evaluation.metadata import METADATA, read_metadata
 from bias_evaluation.sections import choices
 from debiasing_methods.errors import InputError
 from debiasing_methods.files import atomic_path
 
-METADATA = "metadata.feather"
 TRAIN_INDICES = "train_indices.npy"
 VAL_INDICES = "val_indices.npy"
 FOLD_SEED = 42
@@ -27,95 +26,6 @@ FOLD_SEED = 42
 def embeddings_name(backbone: str) -> str:
     """File name of a backbone's image embeddings."""
     return f"CLIP_{backbone}_embeddings.npy"
-
-
-# --- metadata ---------------------------------------------------------------------------------------------
-
-
-def _read_csv(path: Path, columns: tuple[str, ...], **options: object) -> pd.DataFrame:
-    """Read a label file and check that it has the columns that are needed."""
-    if not path.is_file():
-        raise InputError(f"label file not found: {path}; see data/README.md for the expected tree")
-    try:
-        table = pd.read_csv(path, **options)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(f"label file cannot be read as a table: {path}: {error}") from None
-    missing = [c for c in columns if c not in table.columns]
-    if missing:
-        raise InputError(
-            f"{path} lacks the column(s) {choices(missing)}; it has: {choices(list(table.columns))}"
-        )
-    return table
-
-
-def _colored_digits(folder: Path) -> pd.DataFrame:
-    columns = ("file_name", "digit", "parity", "color", "color_group")
-    table = _read_csv(folder / "labels.csv", columns)
-    table["file_path"] = "images/" + table["file_name"].astype(str)
-    return table
-
-
-BUILDERS: dict[str, Callable[[Path], pd.DataFrame]] = {"colored_digits": _colored_digits}
-
-
-def build_metadata(dataset: str, folder: Path, *, rebuild: bool = False) -> pd.DataFrame:
-    """Read a dataset's metadata, or make it from the dataset's own label files.
-
-    Parameters
-    ----------
-    dataset : str
-        Dataset name.
-    folder : pathlib.Path
-        Dataset folder; `metadata.feather` in it is used where it exists, else written.
-    rebuild : bool
-        Make it anew even so.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row an image, with `file_name` and `file_path` (relative to `folder`).
-
-    Raises
-    ------
-    InputError
-        The folder or a label file is missing, or lacks a column, or has no rows.
-    """
-    if not folder.is_dir():
-        raise InputError(f"dataset folder not found: {folder}")
-    path = folder / METADATA
-    if path.is_file() and not rebuild:
-        return read_metadata(path)
-    if dataset not in BUILDERS:
-        raise InputError(
-            f"no metadata builder for dataset '{dataset}'; choose from: {choices(list(BUILDERS))}"
-        )
-    table = BUILDERS[dataset](folder).reset_index(drop=True)
-    if table.empty:
-        raise InputError(f"the label files in {folder} name no image")
-    write_metadata(path, table)
-    return table
-
-
-def read_metadata(path: Path) -> pd.DataFrame:
-    """Read `metadata.feather`.
-
-    Raises
-    ------
-    InputError
-        The file is missing or is not a feather table.
-    """
-    if not path.is_file():
-        raise InputError(f"metadata not found: {path}; precompute_embeddings.py makes it")
-    try:
-        return pd.read_feather(path)
-    except Exception as error:  # pyarrow raises many kinds for damaged files
-        raise InputError(f"metadata cannot be read: {path}: {error}") from None
-
-
-def write_metadata(path: Path, table: pd.DataFrame) -> None:
-    """Write `metadata.feather` atomically."""
-    with atomic_path(path) as temporary:
-        table.to_feather(temporary)
 
 
 # --- folds ------------------------------------------------------------------------------------------------
@@ -180,9 +90,12 @@ def load_array(path: Path, what: str, make: str) -> np.ndarray:
     if not path.is_file():
         raise InputError(f"{what} not found: {path}; {make} makes it")
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # the readers raise many kinds for damaged files
         raise InputError(f"{what} cannot be read: {path}: {error}; make it anew with {make}") from None
+    if not isinstance(array, np.ndarray):  # NumPy opens a zip archive as well
+        raise InputError(f"{what} cannot be read: {path}: not one array; make it anew with {make}")
+    return array
 
 
 # --- evaluation arrays ------------------------------------------------------------------------------------
@@ -230,7 +143,7 @@ class EvaluationData:
         column = self._column(labels.column)
         codes = np.full(len(column), -1, np.int64)
         for code, value in enumerate(labels.values):
-            codes[(column == value).to_numpy(dtype=bool)] = code
+            codes[_equal(column, value)] = code
         strange = np.flatnonzero(codes < 0)
         if len(strange):
             raise InputError(
@@ -241,7 +154,7 @@ class EvaluationData:
 
     def is_value(self, column: str, value: object) -> np.ndarray:
         """Which rows hold a value: bool ``(N,)``; `InputError` where the column is missing or none does."""
-        found = (self._column(column) == value).to_numpy(dtype=bool)
+        found = _equal(self._column(column), value)
         if not found.any():
             raise InputError(f"{self.folder / METADATA}: no row has {column} = {value!r}")
         return found
@@ -253,6 +166,11 @@ class EvaluationData:
                 f"it has: {choices(list(self.metadata.columns))}"
             )
         return self.metadata[name]
+
+
+def _equal(column: pd.Series, value: object) -> np.ndarray:
+    """Which rows hold a value; a missing entry does not."""
+    return (column == value).to_numpy(dtype=bool, na_value=False)
 
 
 def load_evaluation_data(folder: Path, backbone: str, dim: int) -> EvaluationData:
@@ -280,18 +198,19 @@ def load_evaluation_data(folder: Path, backbone: str, dim: int) -> EvaluationDat
     metadata = read_metadata(folder / METADATA)
     path = folder / embeddings_name(backbone)
     embeddings = load_array(path, "embeddings", "precompute_embeddings.py")
-    _check_embeddings(embeddings, path, len(metadata), dim)
+    check_embeddings(embeddings, path, len(metadata), dim)
     folds = []
     for name in (TRAIN_INDICES, VAL_INDICES):
         indices = load_array(folder / name, "fold indices", "generate_splits.py")
-        folds.append(_check_folds(indices, folder / name, len(metadata)))
+        folds.append(check_folds(indices, folder / name, len(metadata)))
     train, val = folds
     if len(train) != len(val):
         raise InputError(f"{folder}: {TRAIN_INDICES} has {len(train)} folds, {VAL_INDICES} has {len(val)}")
     return EvaluationData(metadata, embeddings, train, val, folder)
 
 
-def _check_embeddings(embeddings: np.ndarray, path: Path, rows: int, dim: int) -> None:
+def check_embeddings(embeddings: np.ndarray, path: Path, rows: int, dim: int | None) -> None:
+    """Raise `InputError` unless embeddings are a float matrix ``(rows, dim)``; None allows any width."""
     if embeddings.ndim != 2 or embeddings.dtype.kind != "f":
         raise InputError(
             f"{path} holds {embeddings.dtype} of shape {embeddings.shape}; "
@@ -302,11 +221,12 @@ def _check_embeddings(embeddings: np.ndarray, path: Path, rows: int, dim: int) -
             f"{path} has {embeddings.shape[0]} rows, but {METADATA} beside it has {rows}; "
             f"make both anew with precompute_embeddings.py"
         )
-    if embeddings.shape[1] != dim:
+    if dim is not None and embeddings.shape[1] != dim:
         raise InputError(f"{path} has width {embeddings.shape[1]}, but the backbone has width {dim}")
 
 
-def _check_folds(indices: np.ndarray, path: Path, rows: int) -> np.ndarray:
+def check_folds(indices: np.ndarray, path: Path, rows: int) -> np.ndarray:
+    """Return fold indices as int64; raise `InputError` where they are out of range or repeat a row."""
     if indices.ndim != 2 or indices.dtype.kind not in "iu" or indices.size == 0:
         raise InputError(
             f"{path} holds {indices.dtype} of shape {indices.shape}; whole numbers (folds, rows) are needed"

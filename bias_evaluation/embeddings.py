@@ -6,6 +6,7 @@ row is there.
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import warnings
@@ -19,8 +20,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from bias_evaluation.datasets import METADATA, embeddings_name, write_metadata
-from bias_evaluation.encoder import Encoder, encoder_digest, finite_rows
+from bias_evaluation.datasets import embeddings_name
+from bias_evaluation.encoder import Encoder, encoder_digest
+from bias_evaluation.metadata import METADATA, write_metadata
 from bias_evaluation.results import versions
 from debiasing_methods.errors import InputError
 from debiasing_methods.files import atomic_path, read_json, sha256_json, write_json
@@ -188,12 +190,15 @@ def embed_dataset(
         raise InputError(
             f"{folder / METADATA} lacks the column 'file_path'; --rebuild-metadata makes it anew"
         )
+    if metadata.empty:
+        raise InputError(f"{folder / METADATA} has no rows; --rebuild-metadata makes it anew")
     paths = metadata["file_path"].astype(str).tolist()
     identity = {"model": encoder_digest(encoder.backbone), "precision": precision, "images": paths}
     if _is_done(target, identity, overwrite):
         return target
     shards = Shards(target, identity, len(paths), encoder.backbone.dim)
-    bad: list[tuple[int, str]] = _known_unreadable(shards)
+    shards.forget(row for row, _ in _known_unreadable(shards))  # they may have been mended since
+    bad: list[tuple[int, str]] = []
     todo = shards.todo()
     with tqdm(
         total=len(paths),
@@ -211,7 +216,7 @@ def embed_dataset(
     if bad := sorted(dict(bad).items()):
         _report_unreadable(bad, paths, folder, skip_unreadable, shards)
         keep[[row for row, _ in bad]] = False
-        _drop_rows(folder, metadata, keep, bad, paths)
+        _drop_rows(target, metadata, keep, bad, paths)
     shards.join(keep, np.dtype(np.float32 if precision == "fp32" else np.float16))
     identity["images"] = [path for path, kept in zip(paths, keep, strict=True) if kept]
     write_json(manifest_path(target), {"digest": sha256_json(identity), "precision": precision, **versions()})
@@ -255,10 +260,15 @@ def _embed_rows(
     unreadable: list[tuple[int, str]] = []
     for good, images, bad in _batches(encoder, folder, paths, rows, batch_size, workers):
         if images is not None:
-            positions = [row - rows.start for row in good]
-            embeddings[positions] = finite_rows(
-                encoder.encode_images(images).numpy(), folder, "image"
-            ).numpy()
+            encoded = encoder.encode_images(images)
+            norms = torch.linalg.vector_norm(encoded, dim=1)
+            for row, norm in zip(good, norms.tolist(), strict=True):
+                if not 0 < norm < math.inf:
+                    raise InputError(
+                        f"the embedding of {folder / paths[row]} is NaN, infinite or all zero; check the "
+                        f"backbone's weights, or pass --precision fp32"
+                    )
+            embeddings[[row - rows.start for row in good]] = encoded.numpy()
         unreadable += bad
         bar.update(len(good) + len(bad))
     return embeddings, unreadable
@@ -296,10 +306,11 @@ def _report_unreadable(
 
 
 def _drop_rows(
-    folder: Path, metadata: pd.DataFrame, keep: np.ndarray, bad: list[tuple[int, str]], paths: Sequence[str]
+    target: Path, metadata: pd.DataFrame, keep: np.ndarray, bad: list[tuple[int, str]], paths: Sequence[str]
 ) -> None:
     """Leave the unreadable rows out of the metadata, and record which they were."""
-    others = sorted(p.name for p in folder.glob("CLIP_*_embeddings.npy"))
+    folder = target.parent
+    others = sorted(p.name for p in folder.glob("CLIP_*_embeddings.npy") if p != target)
     if others:
         raise InputError(
             f"{folder} has embeddings made with all rows ({others[0]}); leaving rows out of the metadata "

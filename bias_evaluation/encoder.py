@@ -16,8 +16,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bias_evaluation.configs import Backbone
+from bias_evaluation.sections import Section, unknown
 from debiasing_methods.errors import InputError
-from debiasing_methods.files import atomic_path, sha256_file, sha256_json
+from debiasing_methods.files import atomic_path, read_json, sha256_file, sha256_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,13 +42,16 @@ class Encoder:
     Raises
     ------
     InputError
-        The model is unknown, the checkpoint is missing or does not fit, or the width is not the config's.
+        The model or tag is unknown, the checkpoint is missing or does not fit, the activation is not the one
+        that the weights were trained with, the width is not the config's, or there is no GPU.
     """
 
     def __init__(self, backbone: Backbone, *, device: str = "cpu", precision: str = "fp32") -> None:
         import open_clip
 
+        check_device(device)
         name = _register_model(backbone)
+        _check_activation(backbone, name)
         if backbone.checkpoint is not None and not backbone.checkpoint.is_file():
             raise InputError(
                 f"checkpoint of backbone '{backbone.name}' not found: {backbone.checkpoint}; "
@@ -115,10 +119,39 @@ def _register_model(backbone: Backbone) -> str:
             )
         return backbone.open_clip
     path = Path(backbone.open_clip)
-    if not path.is_file():
-        raise InputError(f"model config of backbone '{backbone.name}' not found: {path}")
+    config = Section(read_json(path, f"model config of backbone '{backbone.name}'"), str(path))
+    for key in ("embed_dim", "vision_cfg", "text_cfg"):
+        config.any(key)  # open_clip would pass over a file without them in silence
     open_clip.add_model_config(path)
     return path.stem
+
+
+def _check_activation(backbone: Backbone, name: str) -> None:
+    """Refuse a wrong `quick_gelu`: the model would run all the same, and only be less accurate."""
+    import open_clip
+
+    where = f"backbone '{backbone.name}'"
+    built = backbone.quick_gelu or bool(open_clip.get_model_config(name).get("quick_gelu", False))
+    if built != backbone.quick_gelu:
+        raise InputError(f"{where}: the model '{name}' has QuickGELU, but its quick_gelu is false")
+    if backbone.pretrained is None:
+        return
+    tag = open_clip.get_pretrained_cfg(name, backbone.pretrained)
+    if not tag:
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        raise unknown("pretrained tag", backbone.pretrained, tags, where)
+    if bool(tag.get("quick_gelu", False)) != backbone.quick_gelu:
+        raise InputError(
+            f"{where}: the weights '{backbone.pretrained}' were trained with"
+            f"{'out' if backbone.quick_gelu else ''} QuickGELU, but its quick_gelu is "
+            f"{str(backbone.quick_gelu).lower()}"
+        )
+
+
+def check_device(device: str) -> None:
+    """Raise `InputError` where a GPU is asked for and there is none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: this machine has no GPU that torch can use; pass --device cpu")
 
 
 def encoder_digest(backbone: Backbone) -> str:

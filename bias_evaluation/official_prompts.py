@@ -12,7 +12,7 @@ from typing import Any
 
 from bias_evaluation.method_names import METHODS
 from bias_evaluation.prompts import MethodPrompts, PromptGroup, SettingPrompts
-from bias_evaluation.sections import Section, as_strings
+from bias_evaluation.sections import Section, as_strings, unknown
 from debiasing_methods.errors import InputError
 from debiasing_methods.files import read_json
 
@@ -47,16 +47,26 @@ def load_official(folder: Path, setting: str) -> SettingPrompts:
     queries = folder / "query_templates" / f"{setting}_query_templates.json"
     classes = folder / "prompt_templates" / f"{setting}_prompt_templates.json"
     if queries.is_file():
-        top = read_json(queries, "query templates")
-        entries = Section(top, str(queries))
-        groups = tuple(_retrieval_group(name, entries.section(name)) for name in entries)
-        return SettingPrompts(groups, diverse, str(queries))
+        return SettingPrompts(read_query_templates(queries), diverse, str(queries))
     if classes.is_file():
-        group = _class_group(setting, Section(read_json(classes, "prompt templates"), str(classes)))
-        return SettingPrompts((group,), diverse, str(classes))
+        return SettingPrompts((read_class_templates(classes, setting),), diverse, str(classes))
     raise InputError(
         f"prompt set '{folder.name}' has no setting '{setting}': neither {queries} nor {classes} exists"
     )
+
+
+def read_query_templates(path: Path) -> tuple[PromptGroup, ...]:
+    """Read a query template file, one group a query; raises as `load_official` does."""
+    entries = Section(read_json(path, "query templates"), str(path))
+    groups = tuple(_retrieval_group(name, entries.section(name)) for name in entries)
+    if not groups:
+        raise InputError(f"{path} has no query")
+    return groups
+
+
+def read_class_templates(path: Path, setting: str) -> PromptGroup:
+    """Read the prompt template file of a class setting; raises as `load_official` does."""
+    return _class_group(setting, Section(read_json(path, "prompt templates"), str(path)))
 
 
 def _retrieval_group(name: str, section: Section) -> PromptGroup:
@@ -66,6 +76,8 @@ def _retrieval_group(name: str, section: Section) -> PromptGroup:
 
 def _class_group(setting: str, section: Section) -> PromptGroup:
     """Make the one group of a zero-shot classification; its class prompts are part of the protocol."""
+    if setting not in CLASS_PROMPTS:
+        raise unknown("class setting", setting, list(CLASS_PROMPTS), section.where)
     overrides = _by_method(section.section("extra prompts"))
     return PromptGroup(setting, CLASS_PROMPTS[setting], MethodPrompts(), overrides)
 
@@ -96,10 +108,10 @@ def _kinds(section: Section) -> dict[str, Any]:
         if key in section:
             kinds[kind] = section.strings(key)
     if "S" in section:
-        kinds["candidate_pairs"] = tuple(_pair(p, section.where) for p in section.take("S", list))
+        kinds["candidate_pairs"] = tuple(_pair(p, int, section.where) for p in section.take("S", list))
     for key, kind in (("harmful prompts", "harmful"), ("helpful prompts", "helpful")):
         if key in section:
-            kinds[kind] = tuple(_pair(p, section.where) for p in section.take(key, list))
+            kinds[kind] = tuple(_pair(p, str, section.where) for p in section.take(key, list))
     if "extra class prompts" in section:
         lists = section.take("extra class prompts", list)
         kinds["paraphrases"] = tuple(
@@ -111,9 +123,10 @@ def _kinds(section: Section) -> dict[str, Any]:
     return kinds
 
 
-def _pair(value: Any, where: str) -> tuple[Any, Any]:
-    if not isinstance(value, list) or len(value) != 2:
-        raise InputError(f"{where}: pairs are needed, found {value!r}")
+def _pair(value: Any, kind: type, where: str) -> tuple[Any, Any]:
+    if not isinstance(value, list) or [type(entry) for entry in value] != [kind, kind]:
+        what = "texts" if kind is str else "whole numbers"
+        raise InputError(f"{where}: pairs of {what} are needed, found {value!r}")
     return value[0], value[1]
 
 

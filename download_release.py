@@ -1,0 +1,117 @@
+"""Fetch the trained weights of the paper's release: SAE, PRISM and ZSDebias."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bias_evaluation.configs import load_backbones
+from bias_evaluation.release_files import BASE_URL, WEIGHT_KINDS
+from bias_evaluation.release_weights import install_archive
+from bias_evaluation.sections import unknown
+from debiasing_methods.errors import EXIT_BAD_INPUT, InputError, run_main
+
+_ROOT = Path(__file__).resolve().parent
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    names = ", ".join(WEIGHT_KINDS)
+    parser = argparse.ArgumentParser(
+        description="Fetch the three weight archives of the paper's release and put their files into "
+        "debiasing_methods/<kind>_weights/. A transfer that was cut goes on with the next call. Each archive "
+        "is checked and unpacked aside first; nothing in it is executed, and a bad one changes nothing.",
+        epilog="Example: python download_release.py --only sae --source sae=~/Downloads/sae_weights.zip",
+    )
+    add = parser.add_argument
+    add(
+        "--only",
+        nargs="+",
+        choices=list(WEIGHT_KINDS),
+        metavar="NAME",
+        help=f"some of: {names} (default: all)",
+    )
+    add(
+        "--base-url",
+        default=BASE_URL,
+        metavar="URL",
+        help="address, or local folder, that holds <NAME>_weights.zip (default: %(default)s)",
+    )
+    add(
+        "--source",
+        action="append",
+        default=[],
+        metavar="NAME=ADDRESS",
+        help="address or local file of one archive, in place of the base URL's; may be given several times",
+    )
+    add(
+        "--sha256",
+        action="append",
+        default=[],
+        metavar="NAME=HEX",
+        help="expected SHA-256 of an archive; may be given several times",
+    )
+    add("--to", type=Path, default=_ROOT, metavar="DIR", help="project folder (default: this one)")
+    add("--timeout", type=float, default=30.0, metavar="S", help="seconds to wait (default: %(default)g)")
+    add("--overwrite", action="store_true", help="fetch again what is there, and replace files that differ")
+    return parser
+
+
+def by_name(option: str, values: Sequence[str]) -> dict[str, str]:
+    """Read the values of an option that is given as NAME=VALUE."""
+    pairs = {}
+    for value in values:
+        name, separator, rest = value.partition("=")
+        if not separator or not rest:
+            raise InputError(f"{option} {value}: NAME=VALUE is needed")
+        if name not in WEIGHT_KINDS:
+            raise unknown("archive", name, list(WEIGHT_KINDS), option)
+        if name in pairs:
+            raise InputError(f"{option}: '{name}' is given twice")
+        pairs[name] = rest
+    return pairs
+
+
+def check_digests(digests: dict[str, str]) -> None:
+    """Raise `InputError` where an expected SHA-256 is none."""
+    for name, digest in digests.items():
+        if not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
+            raise InputError(f"--sha256 {name}: 64 hexadecimal digits are needed, found '{digest}'")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    args = build_parser().parse_args(argv)
+    if not args.timeout > 0:
+        raise InputError(f"--timeout must be positive, got {args.timeout:g}")
+    sources, digests = by_name("--source", args.source), by_name("--sha256", args.sha256)
+    check_digests(digests)
+    backbones = load_backbones(_ROOT / "config" / "backbones.yml")
+    failed = 0
+    for name in args.only or WEIGHT_KINDS:
+        kind = WEIGHT_KINDS[name]
+        try:
+            done = install_archive(
+                kind,
+                sources.get(name, f"{args.base_url.rstrip('/')}/{kind.archive}"),
+                args.to,
+                sha256=digests.get(name),
+                overwrite=args.overwrite,
+                backbones=list(backbones.values()),
+                timeout=args.timeout,
+            )
+        except InputError as error:  # the other archives are of use without this one
+            print(f"error: {name}: {' '.join(str(error).split())}", file=sys.stderr)
+            failed += 1
+            continue
+        print(f"{name}: {done.new} file(s) installed in {kind.folder}, {done.same} there already")
+        if done.left_out:
+            print(f"{name}: left out {len(done.left_out)} other member(s), the first: {done.left_out[0]}")
+    return EXIT_BAD_INPUT if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
