@@ -22,7 +22,9 @@ from debiasing_methods.errors import InputError
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 SHIPPED = CONFIG / "prism" / "default"
-SETS = load_text_sets(SHIPPED)
+DEMO_BIASES = ("_color",)
+EVERYTHING = load_text_sets(SHIPPED)
+SETS = {name: texts for name, texts in EVERYTHING.items() if not name[1].endswith(DEMO_BIASES)}
 SMALL = PrismTextSet(
     scene_descriptions=("A picture of a <x> in a <y>.",),
     target_classes=("cup", "box"),
@@ -55,7 +57,17 @@ def expected_names() -> set[tuple[str, str]]:
 def test_the_shipped_sets_are_those_of_the_81_settings() -> None:
     assert len(SETS) == 81
     assert set(SETS) == expected_names()
-    assert list_text_sets(SHIPPED) == list(SETS)
+    assert list_text_sets(SHIPPED) == list(EVERYTHING)
+
+
+def test_the_demo_has_a_set_for_every_query_and_for_its_classification() -> None:
+    demo = set(EVERYTHING) - set(SETS)
+    names = {("zs_classification", "parity_color")}
+    for prompts in ("digit_color", "stereotype_color"):
+        for group in load_prompts(CONFIG / "prompts" / "default", "colored_digits", prompts).groups:
+            names.add(("retrieval", f"{prompts.split('_')[0]}_{group.name}_color"))
+    assert demo == names
+    assert all(len(set(EVERYTHING[name].scene_descriptions)) == 20 for name in demo)
 
 
 @pytest.mark.parametrize("name", list(SETS), ids="-".join)
