@@ -1,37 +1,62 @@
-"""Evaluate debiasing methods: one JSON a result, for every setting, backbone and method of a config."""
+"""Evaluate debiasing methods: one JSON a result, for every setting, backbone and method of some configs."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
-from itertools import groupby
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from tqdm import tqdm
 
-from bias_evaluation.configs import DatasetConfig, load_dataset_config
+from bias_evaluation.configs import DatasetConfig
+from bias_evaluation.encoder import check_device
+from bias_evaluation.flat_configs import load_configs
 from bias_evaluation.results import ResultKey, write_records
-from bias_evaluation.suite import RunOptions, Selection, State, Workspace, evaluate, plan
+from bias_evaluation.suite import (
+    Memo,
+    RunOptions,
+    Selection,
+    State,
+    Workspace,
+    check_selection,
+    evaluate,
+    plan,
+)
 from debiasing_methods.errors import InputError, run_main
 
-Planned = list[tuple[ResultKey, State]]
+
+@dataclass(frozen=True)
+class Item:
+    """One result of the grid: what it is, where it stands, and what computes it."""
+
+    key: ResultKey
+    state: State
+    workspace: Workspace
+
+    @property
+    def path(self) -> Path:
+        """The result file."""
+        return self.key.path(self.workspace.options.output_dir)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     parser = argparse.ArgumentParser(
-        description="Evaluate debiasing methods on one dataset: one JSON a result.",
-        epilog="Without selectors everything in the config is evaluated. Results that are there and were "
-        "made from the same inputs are kept.",
+        description="Evaluate debiasing methods: one JSON a result.",
+        epilog="Without selectors everything in the configs is evaluated; of several configs, each gives what "
+        "it has of the selected names. Results that are there and were made from the same inputs are kept.",
     )
     add = parser.add_argument
     add(
         "--config",
         type=Path,
         required=True,
+        nargs="+",
         metavar="FILE",
-        help="dataset config, e.g. config/celeba.yml",
+        help="dataset configs, e.g. config/celeba.yml, or flat configs of one result each",
     )
     add("--settings", nargs="+", metavar="S", help="only these task settings")
     add("--backbones", nargs="+", metavar="B", help="only these backbones")
@@ -68,76 +93,117 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run_options(args: argparse.Namespace, config: DatasetConfig) -> RunOptions:
     """Fill what the command line leaves out from the config."""
-    k = config.retrieval_k if args.retrieval_k is None else args.retrieval_k
-    if k < 1:
-        raise InputError(f"--retrieval-k must be at least 1, got {k}")
     return RunOptions(
         data_root=args.data_root or config.root / "data",
         output_dir=args.output_dir or config.root / "main_eval_output",
         prompts=args.prompts or config.prompts,
-        retrieval_k=k,
+        retrieval_k=config.retrieval_k if args.retrieval_k is None else args.retrieval_k,
         text_embeddings=args.text_embeddings,
         device=args.device,
     )
 
 
-def print_grid(planned: Planned) -> None:
-    """Print one line a result: its name and its state."""
-    width = max(len(key.stem) for key, _ in planned)
-    for key, state in planned:
-        print(f"{key.stem:{width}}  {state}")
-    kinds = [state.kind for _, state in planned]
-    print(f"{len(planned)} results: " + ", ".join(f"{kinds.count(k)} {k}" for k in dict.fromkeys(kinds)))
+def make_grid(args: argparse.Namespace) -> list[Item]:
+    """List the results of the configs that the selectors allow, each with its state."""
+    if args.retrieval_k is not None and args.retrieval_k < 1:
+        raise InputError(f"--retrieval-k must be at least 1, got {args.retrieval_k}")
+    check_device(args.device)
+    configs = load_configs(args.config)
+    selection = Selection(args.settings, args.backbones, args.methods, args.seeds)
+    check_selection(configs, selection)
+    planned = [(config, key) for config in configs for key in plan(config, selection)]
+    check_plan(planned, args.text_embeddings)
+    memo, workspaces, grid = Memo(), {}, []
+    for config, key in planned:
+        options = run_options(args, config)
+        folder = config.folder
+        if args.data_root and config.flat:  # which names the whole path
+            folder = Path(folder).name
+        place = (config.path, folder, key.backbone, options)
+        if place not in workspaces:
+            workspaces[place] = Workspace(replace(config, folder=folder), key.backbone, options, memo)
+        grid.append(Item(key, workspaces[place].state(key), workspaces[place]))
+    return grid
 
 
-def select_work(planned: Planned, *, overwrite: bool, skip_missing: bool) -> Planned:
-    """Choose what to compute; raise where something is missing or was made from other inputs."""
-    lacking = [(key, state) for key, state in planned if state.kind == "lacks"]
-    if lacking and not skip_missing:
-        for detail in dict.fromkeys(state.detail for _, state in lacking):
-            print(f"missing: {detail}", file=sys.stderr)
+def check_plan(planned: Sequence[tuple[DatasetConfig, ResultKey]], text_embeddings: Path | None) -> None:
+    """Raise where there is nothing to do, or what there is does not go together."""
+    if not planned:
+        raise InputError("the selectors leave no result: no config has all that they name together")
+    backbones = dict.fromkeys(key.backbone.name for _, key in planned)
+    if text_embeddings and len(backbones) > 1:
         raise InputError(
-            f"{len(lacking)} of {len(planned)} results lack something (listed above), the first: "
-            f"{lacking[0][0].stem}; provide it, or pass --skip-missing to compute the rest"
+            f"--text-embeddings holds the text of one backbone; choose it with --backbones from: "
+            f"{', '.join(backbones)}"
         )
-    stale = [(key, state) for key, state in planned if state.kind == "stale"]
-    if stale and not overwrite:
-        key, state = stale[0]
+    sources: dict[str, Path] = {}
+    for config, key in planned:
+        if sources.setdefault(key.stem, config.source) != config.source:
+            raise InputError(
+                f"{sources[key.stem]} and {config.source} both have the result '{key.stem}'; name one of them"
+            )
+
+
+def print_grid(grid: list[Item]) -> None:
+    """Print one line a result: its name and its state."""
+    width = max(len(item.key.stem) for item in grid)
+    for item in grid:
+        print(f"{item.key.stem:{width}}  {item.state}")
+    kinds = [item.state.kind for item in grid]
+    print(f"{len(grid)} results: " + ", ".join(f"{kinds.count(k)} {k}" for k in dict.fromkeys(kinds)))
+
+
+def select_work(grid: list[Item], *, overwrite: bool, skip_missing: bool) -> list[Item]:
+    """Choose what to compute; raise where something is missing or was made from other inputs."""
+    lacking = [item for item in grid if item.state.kind == "lacks"]
+    for line in dict.fromkeys(chain.from_iterable(item.state.missing for item in lacking)):
+        print(f"missing: {line}", file=sys.stderr)
+    if lacking and not skip_missing:
         raise InputError(
-            f"{len(stale)} result(s) are there but {state.detail}, the first: {key.stem}.json; "
-            f"pass --overwrite to replace them, or another --output-dir"
+            f"{len(lacking)} of {len(grid)} results lack something (listed above), the first: "
+            f"{lacking[0].key.stem}; provide it, or pass --skip-missing to compute the rest"
+        )
+    stale = [item for item in grid if item.state.kind == "stale"]
+    if stale and not overwrite:
+        raise InputError(
+            f"{len(stale)} result(s) are there but {stale[0].state.detail}, the first: "
+            f"{stale[0].path.name}; pass --overwrite to replace them, or another --output-dir"
         )
     kinds = ("to do", "stale", "done") if overwrite else ("to do",)
-    return [(key, state) for key, state in planned if state.kind in kinds]
+    return [item for item in grid if item.state.kind in kinds]
 
 
-def run(workspaces: dict[str, Workspace], work: Planned) -> None:
-    """Compute and write results, backbone by backbone."""
+def run(work: list[Item]) -> None:
+    """Compute and write results, workspace by workspace; nothing is written before all inputs are checked."""
+    parts: dict[Workspace, list[Item]] = {}
+    for item in work:
+        parts.setdefault(item.workspace, []).append(item)
+    for workspace, part in parts.items():
+        workspace.check([item.key for item in part])
     with tqdm(total=len(work), unit="result", desc="evaluating") as bar:
-        for name, part in groupby(work, key=lambda item: item[0].backbone.name):
-            workspace, items = workspaces.pop(name), list(part)  # popped: its arrays go when it is done
-            workspace.ensure_text([key for key, _ in items])
-            for key, state in items:
-                bar.set_postfix_str(f"{key.setting.name} {key.method.name}")
-                write_records(key.path(workspace.options.output_dir), evaluate(workspace, key, state.digests))
+        for workspace, part in parts.items():
+            workspace.load([item.key for item in part])
+            for item in part:
+                bar.set_postfix_str(f"{item.key.setting.name} {item.key.method.name}")
+                write_records(item.path, evaluate(workspace, item.key, item.state.digests))
                 bar.update()
+            workspace.release()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = build_parser().parse_args(argv)
-    config = load_dataset_config(args.config)
-    options = run_options(args, config)
-    keys = plan(config, Selection(args.settings, args.backbones, args.methods, args.seeds))
-    workspaces = {b.name: Workspace(config, b, options) for b in dict.fromkeys(key.backbone for key in keys)}
-    planned = [(key, workspaces[key.backbone.name].state(key)) for key in keys]
+    grid = make_grid(args)
     if args.dry_run:
-        print_grid(planned)
+        print_grid(grid)
         return 0
-    work = select_work(planned, overwrite=args.overwrite, skip_missing=args.skip_missing)
+    work = select_work(grid, overwrite=args.overwrite, skip_missing=args.skip_missing)
     if work:
-        run(workspaces, work)
-    print(f"{len(work)} of {len(planned)} results computed, in {options.output_dir}")
+        run(work)
+    lacking = sum(item.state.kind == "lacks" for item in grid)
+    left_out = f" ({lacking} left out: they lack something)" if lacking else ""
+    folders = ", ".join(dict.fromkeys(str(item.workspace.options.output_dir) for item in grid))
+    print(f"{len(work)} of {len(grid)} results computed{left_out}, in {folders}")
     return 0
 
 

@@ -46,6 +46,17 @@ def evaluate_classification(
     return hits, sizes
 
 
+def check_groups(sizes: np.ndarray, names: tuple[Sequence[object], Sequence[object]]) -> None:
+    """Raise `InputError` where a (target class × bias class) group has no image."""
+    empty = np.argwhere(sizes == 0)
+    if len(empty):
+        target, bias = empty[0]
+        raise InputError(
+            f"no evaluation image has target class '{names[0][target]}' and bias class '{names[1][bias]}', "
+            f"so worst-group accuracy is undefined; use folds that hold every group, or drop the class"
+        )
+
+
 def summarize_classification(
     hits: np.ndarray,
     sizes: np.ndarray,
@@ -70,13 +81,7 @@ def summarize_classification(
     InputError
         A group has no evaluation image, so that its accuracy does not exist.
     """
-    empty = np.argwhere(sizes == 0)
-    if len(empty):
-        target, bias = empty[0]
-        raise InputError(
-            f"no evaluation image has target class '{names[0][target]}' and bias class '{names[1][bias]}', "
-            f"so worst-group accuracy is undefined; use folds that hold every group, or drop the class"
-        )
+    check_groups(sizes, names)
     worst = np.unravel_index(np.argmin(hits / sizes), sizes.shape)
     groups = {
         f"{t}|{b}": float(hits[i, j] / sizes[i, j])

@@ -14,6 +14,7 @@ from typing import Any
 
 from bias_evaluation.sections import Section, choices, read_yaml, unknown
 from debiasing_methods.errors import InputError
+from debiasing_methods.prism_run import PrismHyperparameters
 from debiasing_methods.registry import METHODS, get_method
 
 TASKS = ("retrieval", "zs_classification")
@@ -83,12 +84,18 @@ class MethodConfig:
         Options that differ for some bias attributes.
     seeds : tuple of int
         Seeds of a trained method; empty for the others.
+    sae : pathlib.Path or None
+        File of the sparse autoencoder, where it is not to be looked for by its name.
+    prism : PrismHyperparameters or None
+        How PRISM's maps were trained, where it is not as ``prism_training.yml`` says.
     """
 
     name: str
     options: Mapping[str, Any]
     by_bias_attribute: Mapping[str, Mapping[str, Any]]
     seeds: tuple[int, ...]
+    sae: Path | None = None
+    prism: PrismHyperparameters | None = None
 
     def options_for(self, bias_attribute: str) -> dict[str, Any]:
         """Options for a setting with this bias attribute."""
@@ -164,13 +171,15 @@ class DatasetConfig:
     dataset : str
         Dataset name, as in results.
     folder : str
-        Folder under the data root.
+        Folder under the data root, or an absolute path.
     retrieval_k : int
         K of retrieval.
     prompts : str
         Name of the prompt set.
     settings, backbones, methods : mapping
         Name → object, in file order.
+    flat : pathlib.Path or None
+        The flat config that restricts all this to one result; `path` is then the dataset's config.
     """
 
     path: Path
@@ -181,6 +190,12 @@ class DatasetConfig:
     settings: Mapping[str, Setting]
     backbones: Mapping[str, Backbone]
     methods: Mapping[str, MethodConfig]
+    flat: Path | None = None
+
+    @property
+    def source(self) -> Path:
+        """The file that the user named."""
+        return self.flat or self.path
 
     @property
     def root(self) -> Path:
@@ -222,7 +237,21 @@ def load_dataset_config(path: Path | str) -> DatasetConfig:
         methods=load_methods(folder / "methods.yml"),
     )
     top.finish()
+    _check_distinct("settings", {n: s.file_part for n, s in config.settings.items()}, str(path))
+    stems = {name: backbone.stem for name, backbone in config.backbones.items()}
+    _check_distinct("backbones (by their 'stem')", stems, str(folder / "backbones.yml"))
     return config
+
+
+def _check_distinct(kind: str, file_parts: Mapping[str, str], where: str) -> None:
+    """Raise where two settings or backbones would write one result file."""
+    owner: dict[str, str] = {}
+    for name, part in file_parts.items():
+        if part in owner:
+            raise InputError(
+                f"{where}: the {kind} '{owner[part]}' and '{name}' would both write results named '{part}'"
+            )
+        owner[part] = name
 
 
 def _select(available: Mapping[str, Any], names: tuple[str, ...], kind: str, where: str) -> dict[str, Any]:
@@ -305,6 +334,8 @@ def load_methods(path: Path | str) -> dict[str, MethodConfig]:
         if name not in METHODS:
             raise unknown("method", name, list(METHODS), str(path))
         methods[name] = _method(name, top.section(name))
+    if not methods:
+        raise InputError(f"{path}: at least one method is needed")
     return methods
 
 
@@ -312,9 +343,11 @@ def _method(name: str, section: Section) -> MethodConfig:
     seeds = ()
     if is_seeded(name):
         seeds = tuple(section.take("seeds", list))
-        if not seeds or not all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds):
+        whole = all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds)
+        if not seeds or not whole or len(set(seeds)) != len(seeds):
             raise InputError(
-                f"{section.where}: 'seeds' must be a list of whole numbers from 0, found {list(seeds)}"
+                f"{section.where}: 'seeds' must be a list of different whole numbers from 0, "
+                f"found {list(seeds)}"
             )
     special = section.section("by_bias_attribute", {})
     by_attribute = {a: _options(name, special.section(a)) for a in special}
@@ -334,6 +367,13 @@ def option_types(method: str) -> dict[str, type]:
         for name, parameter in signature.parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY and name not in _NOT_OPTIONS
     }
+
+
+def option_defaults(method: str) -> dict[str, Any]:
+    """Options of a method that need not be given → their values then."""
+    parameters = inspect.signature(get_method(method).__init__).parameters
+    found = {name: parameters[name].default for name in option_types(method)}
+    return {name: value for name, value in found.items() if value is not inspect.Parameter.empty}
 
 
 def _options(method: str, section: Section) -> dict[str, Any]:
@@ -375,19 +415,25 @@ def _setting(name: str, section: Section) -> Setting:
 def _labels(section: Section, column: str | None = None) -> Labels:
     column = section.take("column", str, *([column] if column else []))
     values = section.take("values", list)
-    if len(values) < 2 or len(set(map(repr, values))) != len(values):
+    if len(values) < 2 or not all(map(_is_plain, values)) or len(set(values)) != len(values):
         raise InputError(
-            f"{section.where}: 'values' must be a list of at least two different values, found {values}"
+            f"{section.where}: 'values' must be a list of at least two different values (texts, numbers, "
+            f"true, false), found {values}"
         )
     section.finish()
     return Labels(column, tuple(values))
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value can stand in a metadata column and be compared with it."""
+    return isinstance(value, (str, int, float))
 
 
 def _query_labels(section: Section) -> dict[str, tuple[str, Any]]:
     labels = {}
     for query in section:
         entry = section.any(query)
-        if not isinstance(entry, Mapping) or len(entry) != 1:
+        if not isinstance(entry, Mapping) or len(entry) != 1 or not all(map(_is_plain, entry.values())):
             raise InputError(
                 f"{section.where}: '{query}' must be one pair {{column: value}}, found {entry!r}"
             )

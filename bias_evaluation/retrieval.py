@@ -31,12 +31,17 @@ def retrieve(scores: Tensor, k: int) -> np.ndarray:
     InputError
         K is larger than the number of images.
     """
-    if not 1 <= k <= scores.shape[1]:
-        raise InputError(
-            f"K = {k} images cannot be retrieved from {scores.shape[1]} evaluation images of a fold; "
-            f"set retrieval_k (--retrieval-k) between 1 and {scores.shape[1]}"
-        )
+    check_k(k, scores.shape[1])
     return torch.topk(scores, k, dim=1).indices.cpu().numpy()
+
+
+def check_k(k: int, n_images: int) -> None:
+    """Raise `InputError` where K images cannot be retrieved from a fold."""
+    if not 1 <= k <= n_images:
+        raise InputError(
+            f"K = {k} images cannot be retrieved from {n_images} evaluation images of a fold; "
+            f"set retrieval_k (--retrieval-k) between 1 and {n_images}"
+        )
 
 
 def evaluate_retrieval(

@@ -19,7 +19,7 @@ CHUNK_ROWS = 8192
 def scores_in_chunks(transform: ImageTransform, images: Tensor, text: Sequence[Tensor]) -> Tensor:
     """Scores ``(Q, n)`` of all images, so many rows at a time that no large intermediate arises."""
     parts = [
-        transform.scores(images[start : start + CHUNK_ROWS], text).T
+        transform.scores(images[start : start + CHUNK_ROWS], text, first_row=start).T
         for start in range(0, images.shape[0], CHUNK_ROWS)
     ]
     return torch.cat(parts, dim=1)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bias_evaluation.configs import Backbone
+from bias_evaluation.prism_settings import hyperparameters, load_prism_training
+from debiasing_methods.prism_run import PrismHyperparameters, prism_weight_name
+
+OFFICIAL = "official"  # name of the release's prompts, where they are installed
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,8 @@ class WeightFile:
 def find(root: Path, kind: str, prompts: str, name: str, make: str) -> WeightFile:
     """Look in ``<kind>_weights/<prompts>/`` (trained here), then in ``<kind>_weights/`` (the release).
 
+    The release's PRISM maps were trained on its own texts: they serve the prompt set 'official' alone.
+
     Parameters
     ----------
     root : pathlib.Path
@@ -42,18 +49,58 @@ def find(root: Path, kind: str, prompts: str, name: str, make: str) -> WeightFil
     """
     folder = root / "debiasing_methods" / f"{kind}_weights"
     safe = Path(name).with_suffix(".safetensors").name if name.endswith(".pth") else name
-    candidates = [folder / prompts / name, folder / prompts / safe, folder / name, folder / safe]
+    candidates = [folder / prompts / name, folder / prompts / safe]
+    if kind != "prism" or prompts == OFFICIAL:  # a map belongs to the texts that it was trained on
+        candidates += [folder / name, folder / safe]
     found = next((path for path in candidates if path.is_file()), folder / prompts / name)
     return WeightFile(found, make)
 
 
-def sae_file(root: Path, prompts: str, backbone: Backbone) -> WeightFile:
-    """Find the backbone's sparse autoencoder."""
+def sae_file(root: Path, prompts: str, backbone: Backbone, given: Path | None = None) -> WeightFile:
+    """Find the backbone's sparse autoencoder; `given` is the file where a config names one itself."""
     name = backbone.sae or f"MSAE_{backbone.stem}.pth"
-    target = f"debiasing_methods/sae_weights/{prompts}/{name}"
+    target = given or f"debiasing_methods/sae_weights/{prompts}/{name}"
     make = (
         f"train it with `python debiasing_methods/sae_training.py --backbone {backbone.name} "
         f"--output {target} …` "
         f"or fetch the release with `python download_release.py`"
     )
-    return find(root, "sae", prompts, name, make)
+    return WeightFile(given, make) if given else find(root, "sae", prompts, name, make)
+
+
+def zsdebias_file(root: Path, prompts: str, backbone: Backbone, kind: str, seed: int) -> WeightFile:
+    """Find a ZSDebias model; `kind` is the bias corpus that it was trained with."""
+    name = f"{backbone.name}_{kind}_zsdebias_{seed}.pth"
+    make = (
+        f"train it with `python debiasing_methods/zsdebias_training.py --bias_attribute {kind} --clip_model "
+        f"{backbone.name} --seed {seed} --prompts {prompts} --dataset_paths …` "
+        f"(train_zsdebias.sh: all of the paper's) or fetch the release with `python download_release.py`"
+    )
+    return find(root, "zsdebias", prompts, name, make)
+
+
+def prism_files(
+    root: Path,
+    prompts: str,
+    backbone: Backbone,
+    task: str,
+    text_sets: Sequence[str],
+    seed: int,
+    training: Path | PrismHyperparameters,
+) -> list[WeightFile]:
+    """Find the PRISM maps of some text sets; `training` is how they are trained, or the file that says so."""
+    given = isinstance(training, PrismHyperparameters)
+    found = {"*": training} if given else load_prism_training(training)
+    options = "".join(f" --{name} {value}" for name, value in asdict(training).items()) if given else ""
+    files = []
+    for text_set in text_sets:
+        name = prism_weight_name(
+            backbone.name, task, text_set, hyperparameters(found, text_set, training), seed
+        )
+        make = (
+            f"train it with `python debiasing_methods/prism_training.py --CLIP_model {backbone.name} --task "
+            f"{task} --setting {text_set} --seed {seed} --prompts {prompts}{options}` "
+            f"(train_all_prism.sh: all of the paper's) or fetch the release with `python download_release.py` and pass --prompts {OFFICIAL}"
+        )
+        files.append(find(root, "prism", prompts, name, make))
+    return files

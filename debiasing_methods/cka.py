@@ -13,7 +13,6 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import threshold
 
 # Keeps a constant kernel, whose centred form is 0, at an alignment of 0.
 _EPSILON = 1e-8
@@ -72,14 +71,14 @@ def squared_distances(x: Tensor) -> Tensor:
 
     Notes
     -----
-    One matrix product, of the centred rows. What cancels to less than the rounding error of a typical row
-    counts as 0: for the median of the non-zero distances, 0 and 1e-7 are far apart.
+    One matrix product, of the centred rows. What cancels to less than its rounding error counts as 0: for the
+    median of the non-zero distances, 0 and 1e-7 are far apart.
     """
     x = x - x.mean(dim=0).detach()  # distances do not change with it, but less cancels
     norms = x.square().sum(dim=1)
-    rounding = 32 * torch.finfo(x.dtype).eps * norms.detach().median()
     squared = torch.addmm(norms, x, x.T, alpha=-2).add_(norms[:, None])
-    return threshold(squared, float(rounding), 0.0)
+    rounding = norms.detach() * (32 * torch.finfo(x.dtype).eps)
+    return squared.masked_fill(squared.detach() <= rounding[:, None] + rounding, 0)
 
 
 def _median_squared_distance(x: Tensor, squared: Tensor) -> Tensor | None:

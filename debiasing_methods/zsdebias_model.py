@@ -63,7 +63,8 @@ class TrainableVAE(nn.Module):
 
 
 def _network(inputs: int, outputs: int, generator: torch.Generator) -> nn.Sequential:
-    first, last = nn.Linear(inputs, inputs), nn.Linear(inputs, outputs)
+    # not initialised twice: torch's own starting values would be drawn from its global generator
+    first, last = (nn.utils.skip_init(nn.Linear, inputs, width) for width in (inputs, outputs))
     for layer in (first, last):
         nn.init.kaiming_normal_(layer.weight, nonlinearity="leaky_relu", generator=generator)
         nn.init.zeros_(layer.bias)

@@ -224,7 +224,9 @@ class ZSDebiasTraining:
         if images.ndim != 2 or images.shape != targets.shape:
             raise ValueError(f"images {tuple(images.shape)} and targets {tuple(targets.shape)} must be alike")
         if len(images) < MIN_ROWS:
-            raise InputError(f"{len(images)} image embeddings are too few to train on; give at least {MIN_ROWS}")
+            raise InputError(
+                f"{len(images)} image embeddings are too few to train on; give at least {MIN_ROWS}"
+            )
         self.config = config
         self._x, self._b = images, targets
         generator = torch.Generator().manual_seed(self._mixed_seed(_STREAM_SPLIT))
@@ -273,7 +275,9 @@ class ZSDebiasTraining:
             record[f"{part}_loss"] = terms.total(kl_weight)
             record |= {f"{part}_{name}": value for name, value in terms._asdict().items()}
         if not all(math.isfinite(value) for value in record.values()):
-            raise InputError(f"the loss is not finite in epoch {epoch}: training diverged; a smaller lr may help")
+            raise InputError(
+                f"the loss is not finite in epoch {epoch}: training diverged; a smaller lr may help"
+            )
         self.history.append(record)
         if self.best is None or record["val_loss"] < self.best.val_loss:
             weights = {name: tensor.cpu().clone() for name, tensor in self.model.state_dict().items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import shlex
 import shutil
 import sys
@@ -30,8 +31,8 @@ class Size:
     ----------
     handwritings : int or None
         How many digits to draw; None for all.
-    clip_steps, sae_epochs : int
-        Training steps of the tiny CLIP, epochs of the SAE.
+    clip_steps, sae_epochs, zsdebias_epochs : int
+        Training steps of the tiny CLIP, epochs of the SAE and, at most, of ZSDebias.
     n_latents : int
         Latents of the SAE.
     retrieval_k : int or None
@@ -42,6 +43,7 @@ class Size:
     clip_steps: int = 700
     sae_epochs: int = 25
     n_latents: int = 512
+    zsdebias_epochs: int = 150
     retrieval_k: int | None = None
 
 
@@ -84,7 +86,9 @@ def steps(root: Path, size: Size) -> list[Step]:
     list of Step
     """
     data, results = root / "data" / "ColoredDigits", root / "main_eval_output" / "demo"
-    backbones = root / "config" / "backbones.yml"
+    config, backbones = (root / "config" / name for name in ("colored_digits.yml", "backbones.yml"))
+    embed = ("--model_id", BACKBONE, "--dataset_name", DATASET, "--batch_size", 256)
+    embed += ("--backbones-file", backbones)
     limit = () if size.handwritings is None else ("--limit", size.handwritings)
     k = () if size.retrieval_k is None else ("--retrieval-k", size.retrieval_k)
     sae = root / "debiasing_methods" / "sae_weights" / "default" / f"MSAE_{BACKBONE}.pth"
@@ -97,8 +101,7 @@ def steps(root: Path, size: Size) -> list[Step]:
         ),
         Step(
             "Embed the evaluation images", "precompute_embeddings",
-            ("--model_id", BACKBONE, "--dataset_name", DATASET, "--dataset_path", data, "--batch_size", 256,
-             "--backbones-file", backbones),
+            (*embed, "--dataset_path", data),
         ),
         Step("Draw the folds", "generate_splits", ("--dataset_path", data)),
         Step(
@@ -106,9 +109,20 @@ def steps(root: Path, size: Size) -> list[Step]:
             ("--prompts", data / "texts.txt", "--backbone", BACKBONE, "--backbones-file", backbones,
              "--output", sae, *_sae_options(size)),
         ),
+        Step("Train PRISM", "debiasing_methods.prism_training", ("--config", config)),
+        Step(
+            "Embed other images, for ZSDebias", "precompute_embeddings",
+            (*embed, "--dataset_path", data / "validation"),
+        ),
+        Step(
+            "Train ZSDebias", "debiasing_methods.zsdebias_training",
+            ("--dataset_paths", data / "validation", "--bias_attribute", "color", "--clip_model", BACKBONE,
+             "--seeds", 0, 1, 2, "--epochs", size.zsdebias_epochs, "--bs", 256, "--lr", 1e-3,
+             "--backbones-file", backbones),
+        ),
         Step(
             "Evaluate", "main_eval",
-            ("--config", root / "config" / "colored_digits.yml", "--output-dir", results, *k),
+            ("--config", config, "--output-dir", results, *k),
         ),
         Step(
             "Gather the results", "process_json_outputs",
@@ -129,17 +143,8 @@ def steps(root: Path, size: Size) -> list[Step]:
 def _sae_options(size: Size) -> tuple[object, ...]:
     """Options chosen on the validation part of ColoredDigits, where they matter little."""
     levels = ("--levels", 8, 16, 32)
-    return (
-        "--n_latents",
-        size.n_latents,
-        *levels,
-        "--epochs",
-        size.sae_epochs,
-        "--lr",
-        1e-3,
-        "--batch_size",
-        512,
-    )
+    fit = ("--epochs", size.sae_epochs, "--lr", 1e-3, "--batch_size", 512)
+    return ("--n_latents", size.n_latents, *levels, *fit)
 
 
 def remove_results(root: Path) -> None:
@@ -156,22 +161,24 @@ def run_demo(root: Path, size: Size) -> None:
     started = time.monotonic()
     for step in steps(root, size):
         step.run()
-    print(
-        f"\nThe demo took {time.monotonic() - started:.0f} s; results: {root / 'main_eval_output' / 'demo'}"
-    )
+    seconds = time.monotonic() - started
+    print(f"\nThe demo took {seconds:.0f} s; results: {root / 'main_eval_output' / 'demo'}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="bash run_demo.sh",
-        description="Run the whole pipeline on ColoredDigits: draw images, train a tiny CLIP and the methods' "
-        "weights, embed, evaluate, and print the table. Finished steps are kept.",
+        description="Run the whole pipeline on ColoredDigits: draw images, train a tiny CLIP and the "
+        "methods' weights, embed, evaluate, and print the table. Finished steps are kept.",
     )
     parser.add_argument(
         "--fresh", action="store_true", help="remove what an earlier run made, and start over"
     )
     args = parser.parse_args(argv)
+    # At this size one thread is as fast as many, and the table does not depend on the number of cores. torch
+    # reads this when it is imported, in the first step that needs it.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     root = Path(__file__).resolve().parents[1]
     root = Path() if root == Path.cwd() else root  # short paths in the commands that are printed
     if args.fresh:

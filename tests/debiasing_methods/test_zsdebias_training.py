@@ -127,12 +127,12 @@ def test_bias_targets_are_means_of_the_nearest_sentences(monkeypatch):
         ]
         mean = torch.stack([corpus[i] / corpus[i].norm() for i in nearest]).mean(dim=0)
         torch.testing.assert_close(b, mean / mean.norm())
-    with pytest.raises(ValueError, match="at least 10 sentences.*got 9"):
+    with pytest.raises(ValueError, match=r"at least 10 sentences.*got 9"):
         bias_targets(images, corpus[:9])
 
 
 def _naive_loss(model: TrainableVAE, x: Tensor, b: Tensor, order: str, kl_weight: float) -> float:
-    """The loss by its definition, sample by sample; draws as `loss_terms` does."""
+    """Evaluate the loss by its definition, sample by sample; draws as `loss_terms` does."""
     half = DIM // 2
     mean, log_variance = model.encoder(x)[:, :DIM], model.encoder(x)[:, DIM:]
     z = mean + torch.randn(len(x), DIM) * torch.exp(0.5 * log_variance)
@@ -182,15 +182,36 @@ def test_loss_of_the_published_models_is_what_their_files_say(oracle_dir):
         model = TrainableVAE(512, _generator()).eval()
         model.load_state_dict({**stored["encoder"], **stored["decoder"]})
         arrays = [np.load(world / "data" / f / "CLIP_ViT-B-16_embeddings.npy") for f in folders]
-        x = torch.from_numpy(np.concatenate(arrays)).float()[torch.randperm(2400, generator=_generator())]
+        x = torch.from_numpy(np.concatenate(arrays)).float()
+        x = x[torch.randperm(len(x), generator=_generator())]
         losses = {}
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(0)
             for order in SHUFFLE_ORDERS:
                 batches = [loss_terms(model, part, part, order) for part in x.split(480)]
                 losses[order] = float(torch.stack([t.total(beta(stored["epoch"])) for t in batches]).mean())
-        assert losses["published"] == pytest.approx(stored["val_loss"], rel=0.01)
+        assert losses["published"] == pytest.approx(stored["val_loss"], rel=0.005)
         assert losses["consistent"] < (1 - others) * stored["val_loss"]
+
+
+def test_training_ends_where_the_published_training_ended(oracle_dir):
+    """The same data and options (another split, other draws, another corpus): the same loss to 3 %."""
+    world = oracle_dir / "golden" / "world"
+    if not world.is_dir():
+        pytest.skip(f"no golden world in {oracle_dir}")
+    stored = load_weights(
+        world / "debiasing_methods/zsdebias_weights/ViT-B-16_animal_zsdebias_0.pth", make=""
+    )
+    args = stored["args"]
+    config = ZSDebiasTrainingConfig(
+        epochs=args["epochs"], batch_size=args["bs"], lr=args["lr"], weight_decay=args["weight_decay"]
+    )
+    images = torch.from_numpy(np.load(world / "data" / "Waterbirds" / "CLIP_ViT-B-16_embeddings.npy")).float()
+    with np.load(world / "text_embeddings.npz") as text:
+        corpus = torch.from_numpy(text["embeddings"][:600]).float()
+    training = ZSDebiasTraining(images, bias_targets(images, corpus), config)
+    assert training.run().val_loss == pytest.approx(stored["val_loss"], rel=0.03)
+    assert training.history[4]["val_loss"] > 1.03 * stored["val_loss"]  # no earlier
 
 
 # --- schedule, split, stopping ----------------------------------------------------------------------------
@@ -306,7 +327,7 @@ def test_gradient_is_clipped():
 
 def test_divergence_is_an_error():
     training = _training(replace(QUICK, lr=1e30))
-    with pytest.raises(InputError, match="not finite in epoch 1.*smaller lr"):
+    with pytest.raises(InputError, match=r"not finite in epoch 1.*smaller lr"):
         training.run()
 
 
@@ -336,7 +357,7 @@ def test_training_lowers_the_validation_loss_and_aligns_the_bias_half():
     training.run()
     first, best = training.history[0], training.history[training.best.epoch - 1]
     assert best["val_loss"] < 0.3 * first["val_loss"]
-    assert best["val_reconstruction"] < 0.2 * first["val_reconstruction"]
+    assert best["val_reconstruction"] < 0.3 * first["val_reconstruction"]
     assert best["val_bias_alignment"] > 0.3
 
 
@@ -393,9 +414,10 @@ def test_an_interrupted_run_gives_the_same_files(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         take(self)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(ZSDebiasTraining, "take_epoch", cut)
-        run_training(data, tmp_path / "cut" / "m.pth", QUICK, checkpoint_seconds=0)
+        with pytest.raises(KeyboardInterrupt):
+            run_training(data, tmp_path / "cut" / "m.pth", QUICK, checkpoint_seconds=0)
     assert [p.name for p in (tmp_path / "cut").iterdir()] == ["m.pth.checkpoint"]
     run_training(data, tmp_path / "cut" / "m.pth", QUICK)
     assert _files(tmp_path / "cut") == _files(tmp_path / "whole")
@@ -411,9 +433,10 @@ def test_a_run_cut_off_between_its_files_goes_on(last, tmp_path, monkeypatch):
     def stop(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(f"debiasing_methods.zsdebias_run.{last}", stop)
-        run_training(data, tmp_path / "cut" / "m.pth", QUICK, overwrite=True)
+        with pytest.raises(KeyboardInterrupt):
+            run_training(data, tmp_path / "cut" / "m.pth", QUICK, overwrite=True)
     run_training(data, tmp_path / "cut" / "m.pth", QUICK)
     assert _files(tmp_path / "cut") == _files(tmp_path / "whole")
 
@@ -427,7 +450,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project folder: backbones, corpora with their text embeddings, and two dataset folders."""
+    """Make a project folder: backbones, corpora with their text embeddings, and two dataset folders."""
     (tmp_path / "config" / "zsdebias").mkdir(parents=True)
     backbone = f"{{open_clip: RN50, pretrained: openai, openai_name: Ti/ny, dim: {DIM}, quick_gelu: true}}"
     (tmp_path / "config" / "backbones.yml").write_text(f"tiny: {backbone}\n")
@@ -550,14 +573,15 @@ def test_what_is_there_is_kept_or_replaced_when_asked(project, capsys):
 
 
 def test_a_checkpoint_of_another_run_is_not_taken(project, monkeypatch):
-    def stop(self: ZSDebiasTraining) -> None:
-        raise KeyboardInterrupt
+    def stop(self: ZSDebiasTraining) -> bool:
+        if self.epoch == 1:
+            raise KeyboardInterrupt
+        return False
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(
-            optimization.ZSDebiasTraining, "finished", property(lambda self: self.epoch >= 1 and stop(self))
-        )
-        zsdebias_training.main(_arguments(project, "--checkpoint_seconds", 0))
+    with monkeypatch.context() as patch:
+        patch.setattr(ZSDebiasTraining, "finished", property(stop))
+        with pytest.raises(KeyboardInterrupt):
+            zsdebias_training.main(_arguments(project, "--checkpoint_seconds", 0))
     checkpoint = project / WEIGHTS / "tiny_color_zsdebias_0.pth.checkpoint"
     assert checkpoint.is_file()
     with pytest.raises(InputError, match="unfinished run with other data or options"):
@@ -576,22 +600,23 @@ def test_small_data_is_said(project, capsys):
 
 def test_killed_run_goes_on_bit_for_bit(project):
     """A process that is killed at work; its successor writes what an undisturbed run writes."""
-    arguments = _arguments(project, "--epochs", 400, "--patience", 400, "--checkpoint_seconds", 0)
-    command = [sys.executable, str(ROOT / "debiasing_methods" / "zsdebias_training.py"), *arguments]
+    arguments = _arguments(project, "--epochs", 200, "--patience", 200)
     killed = project / "killed"
+    command = [sys.executable, str(ROOT / "debiasing_methods" / "zsdebias_training.py"), *arguments]
+    command += ["--checkpoint_seconds", "0", "--output_dir", str(killed)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([*command, "--output_dir", str(killed)], env=environment, cwd=project)
+    process = subprocess.Popen(command, env=environment, cwd=project)
     checkpoint = killed / "tiny_color_zsdebias_0.pth.checkpoint"
     deadline = time.monotonic() + 60
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    time.sleep(0.2)
+    time.sleep(0.1)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert checkpoint.is_file()
     assert not list(killed.glob("tiny_color*.pth"))
     done = len(load_weights(checkpoint, make="")["state"]["history"])
-    assert 1 <= done < 400
+    assert 1 <= done < 200
     for left in killed.glob(".partial-*"):  # of the write that was under way
         left.unlink()
     zsdebias_training.main([*arguments, "--output_dir", str(killed)])
@@ -665,7 +690,7 @@ def test_too_few_rows_and_doubled_folders(project):
 
 def test_cuda_is_refused_where_there_is_none(project, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match="--device cuda.*use --device cpu"):
+    with pytest.raises(InputError, match=r"--device cuda.*use --device cpu"):
         zsdebias_training.main(_arguments(project, "--device", "cuda"))
 
 

@@ -1,0 +1,191 @@
+"""Train ZSDebias models on image embeddings and a bias corpus; runs by path.
+
+Writes the weights in the release's form, and beside them the losses (CSV and plot) and a report; see
+`debiasing_methods.zsdebias_run` for the files, `debiasing_methods.zsdebias_optimization` for the training.
+Dataset folders are used whole, without folds: UTKFace both trains and evaluates the published models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if __package__ in (None, ""):  # run by path: make the project importable
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+from torch import Tensor
+
+from debiasing_methods.errors import InputError, run_main
+from debiasing_methods.zsdebias_optimization import SHUFFLE_ORDERS, ZSDebiasTrainingConfig
+from debiasing_methods.zsdebias_run import TrainingData, beside, run_training
+
+if TYPE_CHECKING:
+    from bias_evaluation.configs import Backbone
+
+FORMATS = ("pth", "safetensors")
+DEFAULTS = ZSDebiasTrainingConfig()
+_BACKBONES = Path(__file__).resolve().parents[1] / "config" / "backbones.yml"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train the models that the command line names; return the exit code."""
+    args = build_parser().parse_args(argv)
+    configs = [_config(args, seed) for seed in args.seeds or [args.seed]]
+    if not args.checkpoint_seconds >= 0:
+        raise InputError(f"--checkpoint_seconds must be at least 0, got {args.checkpoint_seconds}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: this machine has no usable CUDA device; use --device cpu")
+    from bias_evaluation.configs import get_backbone
+
+    backbone = get_backbone(args.clip_model, args.backbones_file)
+    root = args.backbones_file.resolve().parents[1]
+    folder = args.output_dir or root / "debiasing_methods" / "zsdebias_weights" / args.prompts
+    data = _data(args, backbone, root)
+    for config in dict.fromkeys(configs):
+        output = folder / f"{backbone.name}_{args.bias_attribute}_zsdebias_{config.seed}.{args.format}"
+        report = run_training(
+            data,
+            output,
+            config,
+            overwrite=args.overwrite,
+            checkpoint_seconds=args.checkpoint_seconds,
+            progress=True,
+        )
+        best, rows = report["best"], report["rows"]
+        print(
+            f"{output}\n  trained on {rows['training']} rows for {report['epochs_run']} epochs; kept epoch "
+            f"{best['epoch']}: loss {best['train_loss']:.6g}, on {rows['validation']} validation rows "
+            f"{best['val_loss']:.6g}\n  losses: {beside(output, 'losses.csv')}, .png"
+        )
+    return 0
+
+
+def _config(args: argparse.Namespace, seed: int) -> ZSDebiasTrainingConfig:
+    """Make the configuration of one seed from the options that are named like its fields."""
+    values = {field.name: getattr(args, field.name) for field in fields(ZSDebiasTrainingConfig)}
+    try:
+        return ZSDebiasTrainingConfig(**values | {"seed": seed})
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def _data(args: argparse.Namespace, backbone: Backbone, root: Path) -> TrainingData:
+    """Read the image embeddings and embed the corpus; the corpus is checked first, since that is quick."""
+    from bias_evaluation.bias_corpora import load_corpus
+    from bias_evaluation.encoder import TextStore
+
+    corpus = args.corpus or root / "config" / "zsdebias" / "default.yml"
+    sentences = load_corpus(corpus, args.bias_attribute)
+    images = _read_images(args.dataset_paths, backbone)
+    cache = (args.data_root or root / "data") / "text_embeddings"
+    text = TextStore(backbone, cache, device=args.device, given=args.text_embeddings)
+    facts = {
+        "dataset_paths": [path.resolve().name for path in args.dataset_paths],
+        "bias_attribute": args.bias_attribute,
+        "clip_model": backbone.openai_name,
+    }
+    return TrainingData(images, text.embed(sentences), facts, device=args.device)
+
+
+def _read_images(folders: Sequence[Path], backbone: Backbone) -> Tensor:
+    """Read the embeddings of all folders, one after the other: ``(n, d)``, as stored, float32."""
+    from bias_evaluation.datasets import check_embeddings, embeddings_name, load_array
+    from bias_evaluation.encoder import finite_rows
+    from bias_evaluation.metadata import METADATA, read_metadata
+
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise InputError("--dataset_paths names a folder twice; each is to be given once")
+    parts = []
+    for folder in folders:
+        rows = len(read_metadata(folder / METADATA))
+        path = folder / embeddings_name(backbone.name)
+        embeddings = load_array(path, "embeddings", "precompute_embeddings.py")
+        check_embeddings(embeddings, path, rows, backbone.dim)
+        parts.append(finite_rows(embeddings, path, "image"))
+    return torch.cat(parts)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(
+        description="Train ZSDebias: an autoencoder of image embeddings, half of whose latents take up what "
+        "a bias corpus says. Writes the weights, and beside them the losses as CSV and plot; goes on where "
+        "it was cut off, and keeps what is there and was trained the same way.",
+        epilog="example: python debiasing_methods/zsdebias_training.py --dataset_paths data/LFW data/UTKFace "
+        "data/FACET --bias_attribute human --clip_model ViT-B-16 --seeds 0 1 2",
+    )
+    _add_data(parser.add_argument_group("training data"))
+    _add_training(parser.add_argument_group("training (published values are the defaults)"))
+    _add_files(parser.add_argument_group("files"))
+    return parser
+
+
+def _option(group: argparse._ActionsContainer, name: str, **settings: Any) -> None:
+    """Add an option under both spellings: underscores, as published, and hyphens."""
+    group.add_argument(*dict.fromkeys((name, "--" + name[2:].replace("_", "-"))), **settings)
+
+
+def _add_data(group: argparse._ArgumentGroup) -> None:
+    folder: dict[str, Any] = {"type": Path, "metavar": "DIR"}
+    text = "dataset folders with metadata and image embeddings, used whole and together"
+    _option(group, "--dataset_paths", nargs="+", required=True, help=text, **folder)
+    text = "which corpus of the corpus file: human, animal, or another that it has"
+    _option(group, "--bias_attribute", required=True, metavar="NAME", help=text)
+    text = "backbone whose embeddings are used, by its name here or OpenAI's"
+    _option(group, "--clip_model", required=True, metavar="NAME", help=text)
+    text = "bias corpora (default: config/zsdebias/default.yml)"
+    _option(group, "--corpus", type=Path, metavar="FILE", help=text)
+    text = "npz that supplies the corpus embeddings: 'prompts' and 'embeddings' (no model is loaded)"
+    _option(group, "--text_embeddings", type=Path, metavar="FILE", help=text)
+
+
+def _add_training(group: argparse._ArgumentGroup) -> None:
+    _number(group, "--epochs", "epochs", int, "most epochs, and length of the learning rate's schedule")
+    _number(group, "--patience", "patience", int, "stop after so many epochs without a lower validation loss")
+    _number(group, "--bs", "batch_size", int, "rows a batch; at most the training rows, 70 %% of all")
+    _number(group, "--lr", "lr", float, "learning rate; 1e-3 suits some thousand rows")
+    _number(group, "--weight_decay", "weight_decay", float, "weight decay")
+    text = (
+        "order of the latents' halves where one is shuffled: as in the published training, or as everywhere "
+        "else (default: %(default)s)"
+    )
+    _option(group, "--shuffle_order", choices=SHUFFLE_ORDERS, default=DEFAULTS.shuffle_order, help=text)
+    either = group.add_mutually_exclusive_group()
+    _number(either, "--seed", "seed", int, "of starting values, split and all draws")
+    text = "train one model for each of these seeds"
+    _option(either, "--seeds", type=int, nargs="+", metavar="K", help=text)
+    _option(group, "--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+
+
+def _number(group: argparse._ActionsContainer, name: str, field: str, kind: type, text: str) -> None:
+    """Add the option of a numeric field of the configuration."""
+    settings: dict[str, Any] = {"type": kind, "default": getattr(DEFAULTS, field), "dest": field}
+    metavar = "N" if kind is int else "X"
+    _option(group, name, metavar=metavar, help=f"{text} (default: %(default)s)", **settings)
+
+
+def _add_files(group: argparse._ArgumentGroup) -> None:
+    folder: dict[str, Any] = {"type": Path, "metavar": "DIR"}
+    text = "prompt set that the models go with in evaluations (default: %(default)s)"
+    _option(group, "--prompts", default="default", metavar="NAME", help=text)
+    text = "where the models go (default: debiasing_methods/zsdebias_weights/<prompts>/)"
+    _option(group, "--output_dir", help=text, **folder)
+    text = "file format: pth, the release's, or safetensors (default: %(default)s)"
+    _option(group, "--format", choices=FORMATS, default=FORMATS[0], help=text)
+    text = "replace weights or a checkpoint of another run, or train finished weights anew"
+    _option(group, "--overwrite", action="store_true", help=text)
+    text = "least time between two checkpoints (default: %(default)s)"
+    _option(group, "--checkpoint_seconds", type=float, default=30.0, metavar="X", help=text)
+    text = "backbone file (default: config/backbones.yml); the folder above its own is the project's"
+    _option(group, "--backbones_file", type=Path, default=_BACKBONES, metavar="FILE", help=text)
+    text = "DIR/text_embeddings keeps what is encoded (default: data/ of the project)"
+    _option(group, "--data_root", help=text, **folder)
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
