@@ -46,8 +46,9 @@ def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     parser = argparse.ArgumentParser(
         description="Evaluate debiasing methods: one JSON a result.",
-        epilog="Without selectors everything in the configs is evaluated; of several configs, each gives what "
-        "it has of the selected names. Results that are there and were made from the same inputs are kept.",
+        epilog="Without selectors everything in the configs is evaluated; of several configs, each gives "
+        "what it has of the selected names. Results that are there and were made from the same inputs are "
+        "kept.",
     )
     add = parser.add_argument
     add(
@@ -81,7 +82,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--retrieval-k", type=int, metavar="K", help="number of retrieved images (default: the config's)")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default: cpu)")
-    add("--dry-run", action="store_true", help="print the grid with each result's state, and stop")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="print the grid with each result's state, and stop; a run that cannot start says what exactly "
+        "is missing",
+    )
     add("--overwrite", action="store_true", help="compute anew what is there, also if made from other inputs")
     add(
         "--skip-missing",

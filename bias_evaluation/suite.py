@@ -88,7 +88,7 @@ class Selection:
 def plan(config: DatasetConfig, selection: Selection) -> list[ResultKey]:
     """List the results of a config that a selection allows, in the order of work.
 
-    A name that the config does not have selects nothing here; `check_selection` finds names that no config has.
+    A name that the config does not have selects nothing; `check_selection` finds names that no config has.
     """
     return [
         ResultKey(config.dataset, setting, backbone, method, seed)

@@ -100,7 +100,8 @@ def prism_files(
         make = (
             f"train it with `python debiasing_methods/prism_training.py --CLIP_model {backbone.name} --task "
             f"{task} --setting {text_set} --seed {seed} --prompts {prompts}{options}` "
-            f"(train_all_prism.sh: all of the paper's) or fetch the release with `python download_release.py` and pass --prompts {OFFICIAL}"
+            f"(train_all_prism.sh: all of the paper's) or fetch the release with "
+            f"`python download_release.py` and pass --prompts {OFFICIAL}"
         )
         files.append(find(root, "prism", prompts, name, make))
     return files

@@ -70,6 +70,7 @@ class QueryGroup:
     bias_prompts: tuple[Tensor, ...] = ()
 
     def __post_init__(self) -> None:
+        """Check that the matrices go together."""
         if self.queries.ndim != 2 or self.queries.shape[0] == 0:
             raise ValueError(f"queries must be a (Q, d) matrix with Q >= 1, got {tuple(self.queries.shape)}")
         for kind in fields(self):
@@ -266,7 +267,8 @@ class DebiasingMethod(ABC):
                 prompts = getattr(group, kind)
                 if prompts is None or len(prompts) == 0:
                     where = f" of '{group.name}'" if group.name else ""
-                    raise ValueError(f"{self.name} needs {kind.replace('_', ' ')}, but the query group{where} has none")
+                    what = kind.replace("_", " ")
+                    raise ValueError(f"{self.name} needs {what}, but the query group{where} has none")
 
 
 class Vanilla(DebiasingMethod):

@@ -13,12 +13,12 @@ from bias_evaluation.configs import load_dataset_config
 from demo.__main__ import Size, remove_results, run_demo
 
 PROJECT = Path(__file__).resolve().parents[2]
-SMALL = Size(handwritings=300, clip_steps=4, sae_epochs=2, n_latents=128, retrieval_k=10)
+SMALL = Size(handwritings=300, clip_steps=4, sae_epochs=2, n_latents=128, retrieval_k=10, zsdebias_epochs=2)
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project root with the shipped configs, after one run of the small demo."""
+    """Make a project root with the shipped configs, and run the small demo in it."""
     root = tmp_path_factory.mktemp("demo")
     shutil.copytree(PROJECT / "config", root / "config")
     (root / "demo").mkdir()
@@ -29,7 +29,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def result_files(root: Path) -> dict[str, str]:
-    """Name → text of every result."""
+    """Read every result: name → text."""
     return {p.name: p.read_text() for p in sorted((root / "main_eval_output" / "demo").glob("*.json"))}
 
 
