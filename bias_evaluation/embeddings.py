@@ -9,135 +9,30 @@ from __future__ import annotations
 import math
 import shutil
 import sys
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from bias_evaluation.configs import Backbone
 from bias_evaluation.datasets import embeddings_name
 from bias_evaluation.encoder import Encoder, encoder_digest
+from bias_evaluation.image_loading import Batch, ImageRows, dead_workers_as_input_errors, read_batches
 from bias_evaluation.metadata import METADATA, write_metadata
 from bias_evaluation.results import versions
+from bias_evaluation.shards import Shards, parts_folder
 from debiasing_methods.errors import InputError
-from debiasing_methods.files import atomic_path, read_json, sha256_json, write_json
+from debiasing_methods.files import read_json, sha256_json, write_json
 
 SHARD_ROWS = 4096
-_UNREADABLE = "unreadable.json"
+# Always the same columns in the same places; the rate stays images a second where a model is slower than one.
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
 
-Loaded = tuple[int, Tensor | None, str]  # row, preprocessed image or None, what went wrong
-
-
-class ImageRows(Dataset[Loaded]):
-    """Preprocessed images by row; an unreadable one is reported, not raised, so that all are found.
-
-    Parameters
-    ----------
-    folder : pathlib.Path
-        Dataset folder.
-    paths : sequence of str
-        Image paths relative to it, row by row.
-    rows : sequence of int
-        Rows to load.
-    preprocess : callable
-        PIL image → tensor.
-    """
-
-    def __init__(
-        self, folder: Path, paths: Sequence[str], rows: Sequence[int], preprocess: Callable[..., Tensor]
-    ) -> None:
-        self.folder, self.paths, self.rows, self.preprocess = folder, paths, rows, preprocess
-
-    def __len__(self) -> int:
-        """Count the rows to load."""
-        return len(self.rows)
-
-    def __getitem__(self, position: int) -> Loaded:
-        """Load one image."""
-        from PIL import Image
-
-        row = self.rows[position]
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # warnings about odd EXIF data would break the progress bar
-                with Image.open(self.folder / self.paths[row]) as image:
-                    return row, self.preprocess(image.convert("RGB")), ""
-        except Exception as error:  # decoders raise many kinds for damaged images
-            return row, None, f"{type(error).__name__}: {error}"
-
-
-def _collate(items: list[Loaded]) -> tuple[list[int], Tensor | None, list[tuple[int, str]]]:
-    good = [(row, image) for row, image, _ in items if image is not None]
-    bad = [(row, why) for row, image, why in items if image is None]
-    return [row for row, _ in good], torch.stack([i for _, i in good]) if good else None, bad
-
-
-class Shards:
-    """Finished parts of an embedding file, in a folder beside it.
-
-    Parameters
-    ----------
-    target : pathlib.Path
-        The final ``.npy``.
-    identity : dict
-        What decides the embeddings; shards of another identity are not used.
-    n, dim : int
-        Rows and width of the final matrix.
-    """
-
-    def __init__(self, target: Path, identity: dict[str, object], n: int, dim: int) -> None:
-        self.target, self.n, self.dim = target, n, dim
-        self.folder = target.with_name(f".{target.stem}.parts")
-        manifest = self.folder / "manifest.json"
-        digest = sha256_json(identity)
-        if manifest.is_file() and read_json(manifest, "manifest of partial embeddings") != digest:
-            shutil.rmtree(self.folder)  # another model, precision or image list: these parts are of no use
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(manifest, digest)
-
-    def path(self, start: int) -> Path:
-        """File of the shard that begins with a row."""
-        return self.folder / f"{start:09d}.npy"
-
-    def todo(self) -> list[range]:
-        """Row ranges of the shards that are not there yet."""
-        ranges = [range(s, min(s + SHARD_ROWS, self.n)) for s in range(0, self.n, SHARD_ROWS)]
-        return [r for r in ranges if not self.path(r.start).is_file()]
-
-    def write(self, rows: range, embeddings: np.ndarray) -> None:
-        """Keep one finished shard."""
-        with atomic_path(self.path(rows.start)) as temporary, temporary.open("wb") as file:
-            np.save(file, embeddings, allow_pickle=False)
-
-    def join(self, keep: np.ndarray, dtype: np.dtype) -> None:
-        """Write the rows to keep into the final file, atomically, and remove the shards."""
-        with atomic_path(self.target) as temporary:
-            shape = (int(keep.sum()), self.dim)
-            matrix = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
-            position = 0
-            for start in range(0, self.n, SHARD_ROWS):
-                part = np.load(self.path(start), allow_pickle=False)
-                part = part[keep[start : start + len(part)]]
-                matrix[position : position + len(part)] = part
-                position += len(part)
-            matrix.flush()
-            del matrix
-        self.discard()
-
-    def forget(self, rows: Iterable[int]) -> None:
-        """Remove the shards that hold some rows, so that they are made again."""
-        for row in rows:
-            self.path(row - row % SHARD_ROWS).unlink(missing_ok=True)
-        (self.folder / _UNREADABLE).unlink(missing_ok=True)
-
-    def discard(self) -> None:
-        """Remove the shards."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+Unreadable = list[tuple[int, str]]  # row, reason
 
 
 def embed_dataset(
@@ -162,7 +57,8 @@ def embed_dataset(
     metadata : pandas.DataFrame
         One row an image, `file_path` relative to the folder.
     batch_size : int
-        Images a forward pass.
+        Images a forward pass. A batch never reaches beyond its shard, so that a run that goes on computes
+        the batches that it would have computed undisturbed.
     workers : int
         Processes that decode images; 0 decodes in this one.
     precision : str
@@ -183,43 +79,74 @@ def embed_dataset(
     ------
     InputError
         Images are unreadable: all are found, nothing is written in their place. Or other embeddings are
-        there already.
+        there already, an embedding is not finite, or a decoding process was ended from outside.
     """
+    if not overwrite and (done := find_embeddings(encoder.backbone, folder, metadata, precision)):
+        return done
+    paths = _image_paths(folder, metadata)
     target = folder / embeddings_name(encoder.backbone.name)
-    if "file_path" not in metadata.columns:
-        raise InputError(
-            f"{folder / METADATA} lacks the column 'file_path'; --rebuild-metadata makes it anew"
-        )
-    if metadata.empty:
-        raise InputError(f"{folder / METADATA} has no rows; --rebuild-metadata makes it anew")
-    paths = metadata["file_path"].astype(str).tolist()
-    identity = {"model": encoder_digest(encoder.backbone), "precision": precision, "images": paths}
-    if _is_done(target, identity, overwrite):
-        return target
-    shards = Shards(target, identity, len(paths), encoder.backbone.dim)
-    shards.forget(row for row, _ in _known_unreadable(shards))  # they may have been mended since
-    bad: list[tuple[int, str]] = []
-    todo = shards.todo()
-    with tqdm(
-        total=len(paths),
-        initial=len(paths) - sum(map(len, todo)),
-        unit="image",
-        desc=target.name,
-        disable=not progress,
-    ) as bar:
-        for rows in todo:
-            embeddings, unreadable = _embed_rows(encoder, folder, paths, rows, batch_size, workers, bar)
-            bad += unreadable
-            write_json(shards.folder / _UNREADABLE, bad)  # before the shard, so that none is forgotten
-            shards.write(rows, embeddings)
+    identity = _identity(encoder.backbone, precision, paths)
+    dtype = np.dtype(np.float32 if precision == "fp32" else np.float16)
+    shards = Shards(
+        target, identity, n=len(paths), dim=encoder.backbone.dim, dtype=dtype, shard_rows=SHARD_ROWS
+    )
+    shards.forget_unreadable()
+    images = ImageRows(folder, paths, encoder.preprocess)
+    with dead_workers_as_input_errors():
+        bad = _embed_shards(encoder, images, shards, batch_size, workers, progress)
     keep = np.ones(len(paths), bool)
-    if bad := sorted(dict(bad).items()):
+    if bad := sorted(bad):
         _report_unreadable(bad, paths, folder, skip_unreadable, shards)
         keep[[row for row, _ in bad]] = False
-        _drop_rows(target, metadata, keep, bad, paths)
-    shards.join(keep, np.dtype(np.float32 if precision == "fp32" else np.float16))
-    identity["images"] = [path for path, kept in zip(paths, keep, strict=True) if kept]
-    write_json(manifest_path(target), {"digest": sha256_json(identity), "precision": precision, **versions()})
+        _check_no_others(target)
+    joined = shards.join(keep)
+    if bad:
+        _drop_rows(folder, metadata, keep, bad)
+    kept = [path for path, kept in zip(paths, keep, strict=True) if kept]
+    target.unlink(missing_ok=True)  # so that a manifest never stands beside the embeddings of another
+    digest = sha256_json({**identity, "images": kept})
+    write_json(manifest_path(target), {"digest": digest, "precision": precision, **versions()})
+    joined.replace(target)
+    shards.discard()
+    return target
+
+
+def find_embeddings(
+    backbone: Backbone, folder: Path, metadata: pd.DataFrame, precision: str = "fp32"
+) -> Path | None:
+    """Look for a dataset's embeddings, which need the backbone's checkpoint but not the model itself.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    folder : pathlib.Path
+        Dataset folder.
+    metadata : pandas.DataFrame
+        One row an image.
+    precision : str
+        'fp32', 'fp16' or 'bf16'.
+
+    Returns
+    -------
+    pathlib.Path or None
+        The file, if it was made from this backbone, precision and image list; None if there is no file.
+
+    Raises
+    ------
+    InputError
+        The file was made from something else, or does not say from what.
+    """
+    paths = _image_paths(folder, metadata)
+    target = folder / embeddings_name(backbone.name)
+    if not target.is_file():
+        return None
+    manifest, digest = manifest_path(target), sha256_json(_identity(backbone, precision, paths))
+    if not manifest.is_file() or read_json(manifest, "manifest").get("digest") != digest:
+        raise InputError(
+            f"{target} exists and was not made from this model, precision and image list (or lacks its "
+            f"manifest); pass --overwrite to replace it"
+        )
+    shutil.rmtree(parts_folder(target), ignore_errors=True)  # of a run that was killed as it finished
     return target
 
 
@@ -228,73 +155,79 @@ def manifest_path(target: Path) -> Path:
     return target.with_suffix(".manifest.json")
 
 
-def _is_done(target: Path, identity: dict[str, object], overwrite: bool) -> bool:
-    """Whether the final file is there and was made from the same model, precision and images."""
-    if not target.is_file() or overwrite:
-        return False
-    manifest = manifest_path(target)
-    if manifest.is_file() and read_json(manifest, "manifest").get("digest") == sha256_json(identity):
-        return True
-    raise InputError(
-        f"{target} exists and was not made from this model, precision and image list (or lacks its "
-        f"manifest); pass --overwrite to replace it"
-    )
-
-
-def _known_unreadable(shards: Shards) -> list[tuple[int, str]]:
-    path = shards.folder / _UNREADABLE
-    return [(row, why) for row, why in read_json(path, "list of unreadable images")] if path.is_file() else []
-
-
-def _embed_rows(
-    encoder: Encoder,
-    folder: Path,
-    paths: Sequence[str],
-    rows: range,
-    batch_size: int,
-    workers: int,
-    bar: tqdm,
-) -> tuple[np.ndarray, list[tuple[int, str]]]:
-    """Embed one shard; rows of unreadable images stay zero and are listed."""
-    embeddings = np.zeros((len(rows), encoder.backbone.dim), np.float32)
-    unreadable: list[tuple[int, str]] = []
-    for good, images, bad in _batches(encoder, folder, paths, rows, batch_size, workers):
-        if images is not None:
-            encoded = encoder.encode_images(images)
-            norms = torch.linalg.vector_norm(encoded, dim=1)
-            for row, norm in zip(good, norms.tolist(), strict=True):
-                if not 0 < norm < math.inf:
-                    raise InputError(
-                        f"the embedding of {folder / paths[row]} is NaN, infinite or all zero; check the "
-                        f"backbone's weights, or pass --precision fp32"
-                    )
-            embeddings[[row - rows.start for row in good]] = encoded.numpy()
-        unreadable += bad
-        bar.update(len(good) + len(bad))
-    return embeddings, unreadable
-
-
-def _batches(
-    encoder: Encoder, folder: Path, paths: Sequence[str], rows: range, batch_size: int, workers: int
-) -> Iterator[tuple[list[int], Tensor | None, list[tuple[int, str]]]]:
-    dataset = ImageRows(folder, paths, rows, encoder.preprocess)
-    return iter(
-        DataLoader(
-            dataset,
-            batch_size=batch_size,
-            num_workers=min(workers, -(-len(rows) // batch_size)),
-            collate_fn=_collate,
-            pin_memory=encoder.device == "cuda",
+def _image_paths(folder: Path, metadata: pd.DataFrame) -> list[str]:
+    """Image paths of the metadata, relative to the dataset folder."""
+    if "file_path" not in metadata.columns:
+        raise InputError(
+            f"{folder / METADATA} lacks the column 'file_path'; --rebuild-metadata makes it anew"
         )
+    if metadata.empty:
+        raise InputError(f"{folder / METADATA} has no rows; --rebuild-metadata makes it anew")
+    return metadata["file_path"].astype(str).tolist()
+
+
+def _identity(backbone: Backbone, precision: str, paths: list[str]) -> dict[str, object]:
+    """Collect what decides the embeddings."""
+    return {"model": encoder_digest(backbone), "precision": precision, "images": paths}
+
+
+# --- computing --------------------------------------------------------------------------------------------
+
+
+def _embed_shards(
+    encoder: Encoder, images: ImageRows, shards: Shards, batch_size: int, workers: int, progress: bool
+) -> Unreadable:
+    """Embed the shards that are not there yet, with one loader for all of them; returns unreadable rows."""
+    todo = shards.todo()
+    batches = [rows[i : i + batch_size] for rows in todo for i in range(0, len(rows), batch_size)]
+    loader = read_batches(images, batches, workers=workers, device=encoder.device)
+    bar = tqdm(
+        total=shards.n,
+        initial=shards.n - sum(map(len, todo)),
+        unit=" images",
+        desc=embeddings_name(encoder.backbone.name),
+        bar_format=_BAR,
+        disable=not progress,
     )
+    unreadable: Unreadable = []
+    with bar, closing(loader):
+        for rows in todo:
+            own = islice(loader, math.ceil(len(rows) / batch_size))
+            embeddings = np.zeros((len(rows), shards.dim), shards.dtype)
+            for batch in own:
+                if batch.images is not None:
+                    places = [row - rows.start for row in batch.rows]
+                    embeddings[places] = _encode(encoder, batch, images, shards.dtype)
+                unreadable += batch.unreadable
+                bar.update(len(batch.rows) + len(batch.unreadable))
+            shards.write(rows, embeddings, unreadable)
+    return unreadable
+
+
+def _encode(encoder: Encoder, batch: Batch, images: ImageRows, dtype: np.dtype) -> np.ndarray:
+    """Embeddings of a batch as they are stored, after a check that each is finite and not zero."""
+    stored = encoder.encode_images(batch.images).numpy()
+    with np.errstate(over="ignore"):  # an overflow is found below
+        stored = stored.astype(dtype, copy=False)
+    norms = np.linalg.norm(stored.astype(np.float32, copy=False), axis=1)
+    for row, norm in zip(batch.rows, norms.tolist(), strict=True):
+        if not 0 < norm < math.inf:
+            raise InputError(
+                f"the embedding of {images.folder / images.paths[row]} is NaN, infinite or all zero; check "
+                f"the backbone's weights, or pass --precision fp32"
+            )
+    return stored
+
+
+# --- unreadable images ------------------------------------------------------------------------------------
 
 
 def _report_unreadable(
-    bad: list[tuple[int, str]], paths: Sequence[str], folder: Path, skip: bool, shards: Shards
+    bad: Unreadable, paths: Sequence[str], folder: Path, skip: bool, shards: Shards
 ) -> None:
     """Print every unreadable image; unless they are to be skipped, end here."""
     for row, why in bad:
-        tqdm.write(f"unreadable: {folder / paths[row]} ({why})", file=sys.stderr)
+        print(f"unreadable: {folder / paths[row]} ({why})", file=sys.stderr)
     if skip and len(bad) == len(paths):
         raise InputError(f"none of the {len(paths)} images in {folder} is readable")
     if not skip:
@@ -305,17 +238,19 @@ def _report_unreadable(
         )
 
 
-def _drop_rows(
-    target: Path, metadata: pd.DataFrame, keep: np.ndarray, bad: list[tuple[int, str]], paths: Sequence[str]
-) -> None:
-    """Leave the unreadable rows out of the metadata, and record which they were."""
-    folder = target.parent
-    others = sorted(p.name for p in folder.glob("CLIP_*_embeddings.npy") if p != target)
+def _check_no_others(target: Path) -> None:
+    """Raise where other embeddings stand beside metadata that is about to lose rows."""
+    others = sorted(p.name for p in target.parent.glob("CLIP_*_embeddings.npy") if p != target)
     if others:
         raise InputError(
-            f"{folder} has embeddings made with all rows ({others[0]}); leaving rows out of the metadata "
-            f"would misalign them; move them away first"
+            f"{target.parent} has embeddings made with all rows ({others[0]}); leaving rows out of the "
+            f"metadata would misalign them; move them away first"
         )
+
+
+def _drop_rows(folder: Path, metadata: pd.DataFrame, keep: np.ndarray, bad: Unreadable) -> None:
+    """Leave the unreadable rows out of the metadata, and record which they were."""
+    paths = metadata["file_path"].astype(str).tolist()
     record = [{"file_path": paths[row], "reason": why} for row, why in bad]
     write_json(folder / "skipped_images.json", record)
     write_metadata(folder / METADATA, metadata[keep].reset_index(drop=True))

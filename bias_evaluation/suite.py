@@ -47,6 +47,11 @@ from debiasing_methods.sae import load_sae
 from debiasing_methods.zsdebias import load_zsdebias
 
 T = TypeVar("T")
+_MAKERS = {
+    "embeddings": "precompute_embeddings.py",
+    "metadata": "precompute_embeddings.py",
+    "folds": "generate_splits.py",
+}
 
 
 @dataclass(frozen=True)
@@ -326,7 +331,7 @@ class Workspace:
     def lacks(self, key: ResultKey) -> dict[str, list[str]]:
         """Component → what is missing of it for a result and how to get it; empty where nothing is."""
         found = {
-            component: [str(path) for path in paths if not path.is_file()]
+            component: [f"{path} ({_MAKERS[component]} makes it)" for path in paths if not path.is_file()]
             for component, paths in self._files.items()
         }
         for component, look in (

@@ -5,8 +5,9 @@ losses); ``losses.csv`` in the folder has a line for every map in it. Weights ar
 the same sentences, embeddings and options (on the CPU, with the same versions and number of threads), whether
 or not a run was cut off.
 
-Maps of one shape are trained together, and written when their batch is done: a run that was cut off has lost
-that batch at most. A map that is there with the same digest (of sentences, embeddings and options) is kept;
+Maps of one shape are trained together, in batches small enough for the processor's caches, and each of
+torch's threads trains a batch of its own. A batch is written when it is done: a run that was cut off has lost
+those under way. A map that is there with the same digest (of sentences, embeddings and options) is kept;
 another file of its name is an error unless it may be overwritten.
 """
 
@@ -18,11 +19,13 @@ import io
 import math
 import os
 import platform
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -43,11 +46,11 @@ from debiasing_methods.prism import WEIGHT_NAME
 from debiasing_methods.prism_optimization import overall_loss, train_maps
 from debiasing_methods.prism_sampling import SAMPLINGS, PrismSamples, TextSetSizes
 
+T, R = TypeVar("T"), TypeVar("R")
 FORMATS = ("pth", "safetensors")
 LOSSES = "losses.csv"
 _REPORT = ".report.json"
-# Tensors of a batch of maps: more maps make better use of the processor until they leave its caches.
-_BATCH_BYTES = 1 << 28
+_BATCH_BYTES = 1 << 26  # tensors of a batch of maps; a single map of width 1024 needs half of it
 
 
 @dataclass(frozen=True)
@@ -239,13 +242,15 @@ def run_training(
     facts = {one: _facts(one, output.backbone, own, sentences) for one, own in used.items()}
     reports = {one: _finished(_path(one, output), facts[one]["digest"], output.overwrite) for one in maps}
     with tqdm(total=len(maps), unit="map", desc=f"PRISM, {output.backbone}", disable=not progress) as bar:
-        for batch in _batches(maps, sentences.embeddings.shape[1]):
-            todo = [one for one in batch if reports[one] is None]
-            # The whole batch, so that the same maps are always trained together.
-            for one, w, losses in _trained(batch, sentences) if todo else ():
-                if one in todo:
+        # Whole batches, though some of their maps may be done: the same maps are always trained together.
+        batches = list(_batches(maps, sentences.embeddings.shape[1]))
+        todo = [batch for batch in batches if any(reports[one] is None for one in batch)]
+        bar.update(len(maps) - sum(map(len, todo)))
+        for trained in _in_threads(lambda batch: _train(batch, sentences), todo):
+            for one, w, losses in trained:
+                if reports[one] is None:
                     reports[one] = _write(_path(one, output), w, {**facts[one], **losses})
-            bar.update(len(batch))
+                bar.update()
     write_losses(output.folder)
     return [reports[one] for one in maps]
 
@@ -312,8 +317,29 @@ def _batches(maps: Sequence[_Map], dim: int) -> Iterator[list[_Map]]:
         yield from (alike[k : k + size] for k in range(0, len(alike), size))
 
 
-def _trained(batch: Sequence[_Map], sentences: _Sentences) -> Iterator[tuple[_Map, Tensor, dict[str, Any]]]:
-    """Train a batch of maps; gives each with its losses."""
+def _in_threads(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """Give the result of each item, in order, while as many threads as torch has work a little ahead.
+
+    Meanwhile a call of torch uses one thread: several that share a call wait for each other at every step.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+
+
+def _train(batch: Sequence[_Map], sentences: _Sentences) -> list[tuple[_Map, Tensor, dict[str, Any]]]:
+    """Train a batch of maps; returns each with its losses."""
     dim, training = sentences.embeddings.shape[1], batch[0].setting.training
     starts = [one.samples.start(dim, training.epochs) for one in batch]
     rows = [sentences.rows(one) for one in batch]
@@ -327,6 +353,7 @@ def _trained(batch: Sequence[_Map], sentences: _Sentences) -> Iterator[tuple[_Ma
         batch_size=training.batch_size,
         wd=training.wd,
     )
+    trained = []
     for k, one in enumerate(batch):
         before, after = (overall_loss(w, sentences.embeddings, *rows[k]) for w in (starts[k][0], maps[k]))
         if not torch.isfinite(maps[k]).all():
@@ -336,7 +363,8 @@ def _trained(batch: Sequence[_Map], sentences: _Sentences) -> Iterator[tuple[_Ma
             "loss_after": _parts(after),
             "batch_losses": [_parts(loss) for loss in steps[:, k]],
         }
-        yield one, maps[k], losses
+        trained.append((one, maps[k], losses))
+    return trained
 
 
 def _parts(loss: Tensor) -> dict[str, float]:

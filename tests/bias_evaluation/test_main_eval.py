@@ -679,8 +679,13 @@ def test_dry_run_without_any_data(world: World, capsys: pytest.CaptureFixture[st
     assert last == "15 results: 15 lacks"
     assert world.cli() == 2
     listed = capsys.readouterr().err.splitlines()[:-1]
-    files = (embeddings_name("alpha"), METADATA, TRAIN_INDICES, VAL_INDICES)
-    assert listed == [f"missing: {world.data / name}" for name in files]
+    made = {
+        "precompute_embeddings.py": (embeddings_name("alpha"), METADATA),
+        "generate_splits.py": (TRAIN_INDICES, VAL_INDICES),
+    }
+    assert listed == [
+        f"missing: {world.data / name} ({maker} makes it)" for maker, names in made.items() for name in names
+    ]
     assert world.tree() == before
 
 
@@ -739,6 +744,63 @@ def test_seeds_of_seeded_methods(world: World, capsys: pytest.CaptureFixture[str
     assert "--seeds 7: prism has the seeds 0 1 2" in capsys.readouterr().err
 
 
+def test_several_configs(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each gives what it has of the selected names; a name that none has is an error."""
+    other = world.config.with_name("celeba.yml")
+    settings = {
+        "word_color": CONFIG["settings"]["word_color"],
+        "more_color": CONFIG["settings"]["shape_color"],
+    }
+    save_yaml(other, CONFIG | {"dataset": "celeba", "settings": settings, "backbones": ["alpha", "gamma"]})
+    save_yaml(
+        world.prompts.with_name("celeba.yml"),
+        PROMPTS | {"settings": PROMPTS["settings"] | {"more_color": PROMPTS["settings"]["shape_color"]}},
+    )
+
+    def dry_run(*more: str) -> list[str]:
+        assert main_eval.main(["--config", str(world.config), str(other), "--dry-run", *more]) == 0
+        return [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+
+    assert len(dry_run()) - 1 == 5 * (3 * 3 + 2 * 2)
+    assert dry_run("--settings", "word_color", "--methods", "vanilla", "--backbones", "alpha", "beta")[
+        :-1
+    ] == [
+        "colored_digits_retrieval_word_color_clip-alpha_vanilla",
+        "colored_digits_retrieval_word_color_clip-b_vanilla",
+        "celeba_retrieval_word_color_clip-alpha_vanilla",
+    ]
+    assert dry_run("--settings", "more_color", "--methods", "vanilla")[:-1] == [
+        "celeba_zs-classification_more-color_clip-alpha_vanilla",
+        "celeba_zs-classification_more-color_clip-gamma_vanilla",
+    ]
+    for more, expected in (
+        (["--settings", "less_color"], "colored_digits.yml and 1 more: unknown setting 'less_color'; choose"),
+        (["--settings", "more_color", "--backbones", "beta"], "the selectors leave no result"),
+        (["--config", str(world.config), str(world.config), "--settings", "less"], "digits.yml: unknown set"),
+    ):
+        with pytest.raises(InputError) as error:
+            main_eval.main(["--config", str(world.config), str(other), "--dry-run", *more])
+        assert expected in str(error.value)
+
+
+def test_one_result_in_two_configs(world: World) -> None:
+    other = world.config.with_name("again.yml")
+    shutil.copy(world.config, other)
+    with pytest.raises(InputError) as error:
+        main_eval.main(["--config", str(world.config), str(other), "--dry-run"])
+    stem = f"{STEMS['shape_color']}_clip-alpha_vanilla"
+    assert str(error.value) == f"{world.config} and {other} both have the result '{stem}'; name one of them"
+
+
+def test_no_file_is_hashed_twice(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[Path] = []
+    compute = suite.sha256_file
+    monkeypatch.setattr(suite, "sha256_file", lambda path: hashed.append(path) or compute(path))
+    world.run("--dry-run")
+    folds = [world.data / TRAIN_INDICES, world.data / VAL_INDICES]
+    assert sorted(hashed) == sorted([world.embeddings, world.data / METADATA, *folds, world.sae])
+
+
 def test_work_goes_backbone_by_backbone(world: World) -> None:
     keys = suite.plan(load_dataset_config(world.config), suite.Selection())
     assert len(keys) == 3 * 3 * 5
@@ -764,7 +826,7 @@ def test_everything_missing_is_listed_before_any_computing(
     *listed, last = captured.err.splitlines()
     assert all(line.startswith("missing: ") for line in listed)
     assert len(listed) == 2  # what all lack once, and what sem-b lacks beside it
-    assert listed[0] == f"missing: {world.data / VAL_INDICES}"
+    assert listed[0] == f"missing: {world.data / VAL_INDICES} (generate_splits.py makes it)"
     [about_sae] = [line for line in listed if "MSAE_alpha.pth" in line]
     assert "python debiasing_methods/sae_training.py --backbone alpha --output" in about_sae
     assert "python download_release.py" in about_sae
@@ -1008,6 +1070,28 @@ def encoders(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(encoder, "Encoder", Recorded)
     return made
+
+
+def test_two_datasets_share_the_text_of_a_backbone(world: World, encoders: list[str]) -> None:
+    """Each keeps its sentences beside the other's in the one file on disk."""
+    other = world.config.with_name("celeba.yml")
+    save_yaml(other, CONFIG | {"dataset": "celeba"})
+    save_yaml(world.prompts.with_name("celeba.yml"), PROMPTS)
+    world.change(world.prompts.with_name("celeba.yml"), "settings", "word_color", "query", value="{a_query}?")
+    arguments = ["--config", str(world.config), str(other), "--settings", "word_color", "--backbones", "beta"]
+    assert main_eval.main([*arguments, "--methods", "vanilla"]) == 0
+    assert encoders == ["beta", "beta"]  # the second dataset asks in other words
+    assert len(world.results()) == 2
+    assert main_eval.main([*arguments, "--methods", "vanilla", "--overwrite"]) == 0
+    assert len(encoders) == 2
+    [kept] = (world.root / "data" / "text_embeddings").iterdir()
+    with np.load(kept) as arrays:
+        found = arrays["prompts"].tolist()
+    assert set(found) == {s for w in ("lucky", "odd", "risky") for s in (f"A photo of {_a(w)}.", f"{_a(w)}?")}
+
+
+def _a(word: str) -> str:
+    return f"an {word}" if word == "odd" else f"a {word}"
 
 
 def test_two_backbones_encode_their_text_once(

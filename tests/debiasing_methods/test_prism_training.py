@@ -479,6 +479,21 @@ def test_seeds_differ_and_a_seed_repeats_bit_for_bit(case: Case) -> None:
     assert (first - second).abs().max() > 0.1
 
 
+def test_threads_train_the_same_maps(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    case.run()
+    threaded = replace(case, folder=case.folder.with_name("threaded"))
+    monkeypatch.setattr(prism_run, "_BATCH_BYTES", 1)  # one map a batch
+    torch.set_num_threads(3)
+    try:
+        reports = threaded.run()
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+    assert threaded.files() == case.files()
+    names = [(one.setting, seed) for one in case.settings for seed in (0, 1)]
+    assert [(report["setting"], report["seed"]) for report in reports] == names
+
+
 def test_what_is_done_is_kept_and_not_trained_again(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     reports, files = case.run(), case.files()
     monkeypatch.setattr(prism_run, "train_maps", lambda *_, **__: pytest.fail("trained again"))
@@ -492,7 +507,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_files(
     undisturbed = replace(case, folder=case.folder.with_name("undisturbed"))
     undisturbed.run()
     monkeypatch.setattr(prism_run, "_BATCH_BYTES", 1)  # one map a batch
-    calls = []
+    calls: list[Any] = []
 
     def third_is_cut_off(*args: Any, **options: Any) -> tuple[Tensor, Tensor]:
         calls.append(args)
@@ -504,7 +519,8 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_files(
     with pytest.raises(KeyboardInterrupt):
         case.run()
     kept = case.files()
-    assert len(kept) == 4  # two maps and their reports; the third is lost
+    assert len(kept) == 4  # two maps and their reports; what was under way is lost
+    calls[:] = [None] * 3
     case.run()
     assert len(calls) == 3 + 4
     assert case.files() == undisturbed.files()

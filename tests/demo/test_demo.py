@@ -13,7 +13,7 @@ from bias_evaluation.configs import load_dataset_config
 from demo.__main__ import Size, remove_results, run_demo
 
 PROJECT = Path(__file__).resolve().parents[2]
-SMALL = Size(handwritings=300, clip_steps=4, sae_epochs=2, n_latents=128, retrieval_k=10, zsdebias_epochs=2)
+SMALL = Size(handwritings=150, clip_steps=40, sae_epochs=2, n_latents=128, retrieval_k=10, zsdebias_epochs=2)
 
 
 @pytest.fixture(scope="module")
