@@ -129,14 +129,16 @@ def forward_pass(encoder: Encoder, n: int, batch_size: int) -> Callable[[], None
 
 
 def decode_milliseconds(encoder: Encoder, repeats: int = 40) -> dict[str, float]:
-    """Processor time to decode and preprocess one file of each size."""
-    result = {}
+    """Processor time to decode and preprocess one file of each size, with one thread as in a worker."""
+    threads, result = torch.get_num_threads(), {}
+    torch.set_num_threads(1)
     for size in SIZES:
         content = random_jpeg(size, np.random.default_rng(0))
         started = time.process_time()
         for _ in range(repeats):
             encoder.preprocess(Image.open(io.BytesIO(content)).convert("RGB"))
         result[f"{size[0]} x {size[1]}"] = (time.process_time() - started) / repeats * 1e3
+    torch.set_num_threads(threads)
     return result
 
 
