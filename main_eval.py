@@ -14,17 +14,10 @@ from tqdm import tqdm
 from bias_evaluation.configs import DatasetConfig
 from bias_evaluation.encoder import check_device
 from bias_evaluation.flat_configs import load_configs
+from bias_evaluation.grid import RunOptions, Selection, State, check_selection, plan
 from bias_evaluation.results import ResultKey, write_records
-from bias_evaluation.suite import (
-    Memo,
-    RunOptions,
-    Selection,
-    State,
-    Workspace,
-    check_selection,
-    evaluate,
-    plan,
-)
+from bias_evaluation.suite import evaluate
+from bias_evaluation.workspace import Memo, Workspace
 from debiasing_methods.errors import InputError, run_main
 
 
@@ -190,8 +183,9 @@ def run(work: list[Item]) -> None:
         for workspace, part in parts.items():
             workspace.load([item.key for item in part])
             for item in part:
-                bar.set_postfix_str(f"{item.key.setting.name} {item.key.method.name}")
-                write_records(item.path, evaluate(workspace, item.key, item.state.digests))
+                key = item.key
+                bar.set_postfix_str(f"{key.dataset} {key.setting.name} {key.backbone.stem} {key.method.name}")
+                write_records(item.path, evaluate(workspace, key, item.state.digests))
                 bar.update()
             workspace.release()
 

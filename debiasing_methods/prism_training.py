@@ -148,7 +148,7 @@ def needed_text_sets(configs: Sequence[DatasetConfig], prompts: str) -> list[tup
         Name of the prompt set.
     """
     from bias_evaluation.prism_settings import text_set_name
-    from bias_evaluation.suite import load_setting_prompts
+    from bias_evaluation.workspace import load_setting_prompts
 
     return list(
         dict.fromkeys(

@@ -23,7 +23,7 @@ from scipy import stats
 from torch import Tensor
 
 import main_eval
-from bias_evaluation import encoder, suite
+from bias_evaluation import encoder, grid, workspace
 from bias_evaluation.aggregation import collect_results
 from bias_evaluation.configs import load_dataset_config
 from bias_evaluation.datasets import TRAIN_INDICES, VAL_INDICES, embeddings_name, make_folds
@@ -31,7 +31,7 @@ from bias_evaluation.encoder import Encoder
 from bias_evaluation.metadata import METADATA
 from bias_evaluation.prompts import GroupEmbedder, load_prompts
 from bias_evaluation.results import METRICS
-from debiasing_methods.base import Vanilla
+from debiasing_methods.base import ReferenceImages, Vanilla
 from debiasing_methods.bend import BendVLM
 from debiasing_methods.errors import InputError, run_main
 from debiasing_methods.projections import OrthCali, OrthProj
@@ -166,7 +166,7 @@ class World:
 
     def save_text(self) -> None:
         """Write the text embeddings of every sentence of the prompts that are there."""
-        needs = frozenset().union(*(suite.get_method(name).needs for name in METHODS))
+        needs = frozenset().union(*(workspace.get_method(name).needs for name in METHODS))
         sentences = [
             s
             for setting in PROMPTS["settings"]
@@ -267,7 +267,7 @@ def _debiased(world: World, setting: str, method: str, lam: float) -> tuple[list
     codes = torch.from_numpy((metadata["color"] == "blue").to_numpy().astype(np.int64))
     images = torch.nn.functional.normalize(torch.from_numpy(np.load(world.embeddings)))
     train = torch.from_numpy(np.load(world.data / TRAIN_INDICES).astype(np.int64))
-    reference = suite.ReferenceImages(images, codes, ("red", "blue"), train)
+    reference = ReferenceImages(images, codes, ("red", "blue"), train)
     return names, torch.cat(made.debias_text(groups, reference), dim=1).numpy()
 
 
@@ -456,13 +456,13 @@ def test_shared_work_is_done_once(world: World, monkeypatch: pytest.MonkeyPatch)
     counts: dict[str, int] = {}
 
     def count(name: str) -> None:
-        original = getattr(suite, name)
+        original = getattr(workspace, name)
 
         def counted(*args: Any, **options: Any) -> Any:
             counts[name] = counts.get(name, 0) + 1
             return original(*args, **options)
 
-        monkeypatch.setattr(suite, name, counted)
+        monkeypatch.setattr(workspace, name, counted)
 
     for name in ("load_sae", "load_evaluation_data", "finite_rows", "load_prompts", "TextStore"):
         count(name)
@@ -737,7 +737,7 @@ def test_seeds_of_seeded_methods(world: World, capsys: pytest.CaptureFixture[str
     world.change(world.methods, "prism", value={"seeds": [0, 1, 2]})
     config = load_dataset_config(world.config)
     for wanted, seeds in ((None, [0, 1, 2]), ((2, 0, 9), [0, 2])):
-        keys = suite.plan(config, suite.Selection(["shape_color"], ["alpha"], ["prism", "vanilla"], wanted))
+        keys = grid.plan(config, grid.Selection(["shape_color"], ["alpha"], ["prism", "vanilla"], wanted))
         assert [key.seed for key in keys] == [None, *seeds]
         assert keys[-1].stem == f"{STEMS['shape_color']}_clip-alpha_prism-seed2"
     assert world.cli("--methods", "prism", "--seeds", "7") == 2
@@ -794,15 +794,15 @@ def test_one_result_in_two_configs(world: World) -> None:
 
 def test_no_file_is_hashed_twice(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[Path] = []
-    compute = suite.sha256_file
-    monkeypatch.setattr(suite, "sha256_file", lambda path: hashed.append(path) or compute(path))
+    compute = workspace.sha256_file
+    monkeypatch.setattr(workspace, "sha256_file", lambda path: hashed.append(path) or compute(path))
     world.run("--dry-run")
     folds = [world.data / TRAIN_INDICES, world.data / VAL_INDICES]
     assert sorted(hashed) == sorted([world.embeddings, world.data / METADATA, *folds, world.sae])
 
 
 def test_work_goes_backbone_by_backbone(world: World) -> None:
-    keys = suite.plan(load_dataset_config(world.config), suite.Selection())
+    keys = grid.plan(load_dataset_config(world.config), grid.Selection())
     assert len(keys) == 3 * 3 * 5
     assert [key.backbone.name for key in keys] == ["alpha"] * 15 + ["beta"] * 15 + ["gamma"] * 15
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from bias_evaluation.configs import load_dataset_config
+from bias_evaluation.grid import RunOptions, Selection, plan
 from bias_evaluation.results import ResultKey
-from bias_evaluation.suite import RunOptions, Selection, Workspace, plan
 from bias_evaluation.weights import zsdebias_file
+from bias_evaluation.workspace import Workspace
 from debiasing_methods.errors import InputError
 from debiasing_methods.files import save_weights
 from debiasing_methods.zsdebias_model import TrainableVAE

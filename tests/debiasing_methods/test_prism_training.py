@@ -800,7 +800,8 @@ def test_a_config_trains_what_its_evaluation_looks_for(
     command: Command, write_config: Callable[..., str]
 ) -> None:
     from bias_evaluation.configs import load_dataset_config
-    from bias_evaluation.suite import RunOptions, Selection, Workspace, plan
+    from bias_evaluation.grid import RunOptions, Selection, plan
+    from bias_evaluation.workspace import Workspace
 
     path = write_config()
     assert command("--config", path, "--text-embeddings", str(command.root / "text.npz")) == 0

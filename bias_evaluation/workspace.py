@@ -1,0 +1,349 @@
+"""What the results of one dataset and backbone share, and where each result stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from bias_evaluation import weights
+from bias_evaluation.classification import check_groups
+from bias_evaluation.configs import Backbone, DatasetConfig, Setting, option_defaults
+from bias_evaluation.datasets import (
+    TRAIN_INDICES,
+    VAL_INDICES,
+    EvaluationData,
+    embeddings_name,
+    load_evaluation_data,
+)
+from bias_evaluation.encoder import TextStore, finite_rows
+from bias_evaluation.grid import RunOptions, State
+from bias_evaluation.metadata import METADATA
+from bias_evaluation.metrics import class_priors
+from bias_evaluation.official_prompts import is_official, load_official
+from bias_evaluation.prism_settings import TRAINING, text_set_name
+from bias_evaluation.prompts import GroupEmbedder, SettingPrompts, load_prompts
+from bias_evaluation.results import ResultKey, differences
+from bias_evaluation.retrieval import check_k
+from bias_evaluation.sections import choices, unknown
+from debiasing_methods.base import DebiasingMethod
+from debiasing_methods.errors import InputError
+from debiasing_methods.files import sha256_file, sha256_json
+from debiasing_methods.linalg import unit
+from debiasing_methods.prism import Prism, load_prism_map
+from debiasing_methods.registry import get_method
+from debiasing_methods.sae import load_sae
+from debiasing_methods.zsdebias import load_zsdebias
+
+T = TypeVar("T")
+_MAKERS = {
+    "embeddings": "precompute_embeddings.py",
+    "metadata": "precompute_embeddings.py",
+    "folds": "generate_splits.py",
+}
+
+
+class Memo:
+    """Values that are made once and shared by the workspaces of a command."""
+
+    def __init__(self) -> None:
+        self._values: dict[Hashable, Any] = {}
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return the value of a key, made when it is first asked for."""
+        if key not in self._values:
+            self._values[key] = make()
+        return self._values[key]
+
+    def sha256(self, path: Path) -> str:
+        """Digest of a file."""
+        return self.get(("sha256", path), lambda: sha256_file(path))
+
+
+def load_setting_prompts(config: DatasetConfig, setting: Setting, prompts: str) -> SettingPrompts:
+    """Load and expand the prompts of a setting, of a prompt set in either form.
+
+    Parameters
+    ----------
+    config : DatasetConfig
+    setting : Setting
+    prompts : str
+        Name of the prompt set.
+
+    Raises
+    ------
+    InputError
+        The prompt set, its file or the setting in it does not exist, or does not ask as the task does.
+    """
+    folder = config.path.parent / "prompts" / prompts
+    found = (
+        load_official(folder, setting.prompts)
+        if is_official(folder)
+        else load_prompts(folder, config.dataset, setting.prompts)
+    )
+    _check_queries(found, setting)
+    return found
+
+
+class Workspace:
+    """What the results of one dataset and backbone share: arrays, text, prompts, weights and digests.
+
+    Everything is loaded when it is first asked for, once.
+
+    Parameters
+    ----------
+    config : DatasetConfig
+    backbone : Backbone
+    options : RunOptions
+    memo : Memo, optional
+        Shared with other workspaces: prompts and digests of files, and the text of one backbone.
+    """
+
+    def __init__(
+        self, config: DatasetConfig, backbone: Backbone, options: RunOptions, memo: Memo | None = None
+    ) -> None:
+        self.config, self.backbone, self.options = config, backbone, options
+        self.folder = options.data_root / config.folder
+        self._memo = Memo() if memo is None else memo
+        self._methods: dict[str, DebiasingMethod] = {}
+
+    # inputs
+
+    @cached_property
+    def data(self) -> EvaluationData:
+        """Metadata, embeddings and folds."""
+        return load_evaluation_data(self.folder, self.backbone.name, self.backbone.dim)
+
+    @property
+    def text(self) -> TextStore:
+        """Text embeddings; one store a backbone, since each writes all that it holds."""
+        cache_dir = self.options.data_root / "text_embeddings"
+        device, given = self.options.device, self.options.text_embeddings
+        return self._memo.get(
+            ("text", self.backbone, cache_dir, given),
+            lambda: TextStore(self.backbone, cache_dir, device=device, given=given),
+        )
+
+    @cached_property
+    def embedder(self) -> GroupEmbedder:
+        """Groups of sentences → groups of embeddings on the device."""
+        return GroupEmbedder(lambda sentences: self.text.embed(sentences).to(self.options.device))
+
+    @cached_property
+    def raw_images(self) -> Tensor:
+        """All images as stored, float32, checked, on the device."""
+        path = self.folder / embeddings_name(self.backbone.name)
+        return finite_rows(self.data.embeddings, path, "image").to(self.options.device)
+
+    @cached_property
+    def unit_images(self) -> Tensor:
+        """All images, normalised (fp16 is upcast first)."""
+        return unit(self.raw_images)
+
+    def prompts(self, setting: Setting) -> SettingPrompts:
+        """Expand the prompts of a setting."""
+        name = self.options.prompts
+        return self._memo.get(
+            ("prompts", self.config.path, setting.name, name),
+            lambda: load_setting_prompts(self.config, setting, name),
+        )
+
+    def weight_files(self, key: ResultKey) -> list[weights.WeightFile]:
+        """Find the trained weights that a result needs; `InputError` where the config does not say which."""
+        kind, where = get_method(key.method.name).weights, (self.config.root, self.options.prompts)
+        if kind == "sae":
+            return [weights.sae_file(*where, self.backbone, key.method.sae)]
+        if kind == "zsdebias":
+            if key.setting.zsdebias is None:
+                raise InputError(
+                    f"{self.config.path}: setting '{key.setting.name}' does not say which ZSDebias model it "
+                    f"takes; give it the key 'zsdebias' (human, animal, or the name of your own bias corpus)"
+                )
+            return [weights.zsdebias_file(*where, self.backbone, key.setting.zsdebias, key.seed)]
+        if kind == "prism":  # one map a query group, in the order of the groups
+            training = key.method.prism or self.config.path.parent / TRAINING
+            names = [text_set_name(key.setting, group.name) for group in self.prompts(key.setting).groups]
+            return weights.prism_files(*where, self.backbone, key.setting.task, names, key.seed, training)
+        return []
+
+    # state
+
+    @property
+    def _files(self) -> dict[str, list[Path]]:
+        names = {
+            "embeddings": [embeddings_name(self.backbone.name)],
+            "metadata": [METADATA],
+            "folds": [TRAIN_INDICES, VAL_INDICES],
+        }
+        return {component: [self.folder / name for name in files] for component, files in names.items()}
+
+    def digests(self, key: ResultKey) -> dict[str, str]:
+        """Component → digest of everything that a result is made from."""
+        method = get_method(key.method.name)
+        setting = {k: v for k, v in asdict(key.setting).items() if k != "name"}
+        options = option_defaults(method.name) | key.method.options_for(key.setting.bias_attribute)
+        k = self.options.retrieval_k if key.setting.task == "retrieval" else None
+        files = self.weight_files(key)
+        return {
+            "config": sha256_json([setting, key.method.name, options, key.seed, k, self.backbone.dim]),
+            "prompts": sha256_json(self.prompts(key.setting).used_by(key.method.name, method.needs)),
+            "weights": self._digest(file.path for file in files) if files else "",
+            "text": self.text.digest,
+            **{component: self._digest(paths) for component, paths in self._files.items()},
+        }
+
+    def _digest(self, paths: Iterable[Path]) -> str:
+        return sha256_json([self._memo.sha256(path) for path in paths])
+
+    def lacks(self, key: ResultKey) -> dict[str, list[str]]:
+        """Component → what is missing of it for a result and how to get it; empty where nothing is."""
+        found = {
+            component: [f"{path} ({_MAKERS[component]} makes it)" for path in paths if not path.is_file()]
+            for component, paths in self._files.items()
+        }
+        for component, look in (
+            ("prompts", self._missing_prompts),
+            ("weights", self._missing_weights),
+            ("text", self._missing_text),
+        ):
+            try:
+                lines = look(key)
+            except InputError as error:
+                lines = [str(error)]
+            known = set(chain.from_iterable(found.values()))  # without prompts, nothing can say which weights
+            found[component] = [line for line in lines if line not in known]
+        return {component: lines for component, lines in found.items() if lines}
+
+    def _missing_prompts(self, key: ResultKey) -> list[str]:
+        self.prompts(key.setting).check_for(key.method.name, get_method(key.method.name).needs)
+        return []
+
+    def _missing_weights(self, key: ResultKey) -> list[str]:
+        lost = [file for file in self.weight_files(key) if not file.path.is_file()]
+        more = f", and {len(lost) - 1} more of its kind" if lost[1:] else ""
+        return [f"{file.path}{more} ({file.make})" for file in lost[:1]]
+
+    def _missing_text(self, key: ResultKey) -> list[str]:
+        text = self.text  # opening it checks the checkpoint or the given file
+        if not text.given:
+            return []  # what is missing will be encoded
+        needs = get_method(key.method.name).needs
+        absent = text.missing(self.prompts(key.setting).sentences(key.method.name, needs))
+        return [f"{len(absent)} prompt(s) in {text.given}, the first: '{absent[0]}'"] if absent else []
+
+    def state(self, key: ResultKey) -> State:
+        """Find out where a result stands; nothing is computed or written."""
+        if missing := self.lacks(key):
+            return State("lacks", ", ".join(missing), {}, tuple(chain.from_iterable(missing.values())))
+        digests = self.digests(key)
+        changed = differences(key.path(self.options.output_dir), digests)
+        if changed is None:
+            return State("to do", "", digests)
+        return (
+            State("stale", f"made from another {', '.join(changed)}", digests)
+            if changed
+            else State("done", "", digests)
+        )
+
+    # work
+
+    def method(self, key: ResultKey) -> DebiasingMethod:
+        """Build the method with its options and weights; once for results that share them."""
+        options = key.method.options_for(key.setting.bias_attribute)
+        diverse = self.prompts(key.setting).diverse
+        files = self.weight_files(key)
+        if get_method(key.method.name).weights == "prism":  # not kept: up to 100 MB that serve one result
+            return Prism(maps=self._prism_maps(key, files))
+        paths = [str(file.path) for file in files]
+        identity = sha256_json([key.method.name, options, key.seed, diverse, paths])
+        if identity not in self._methods:
+            cls = get_method(key.method.name)
+            if cls.weights == "sae":
+                sae = load_sae(files[0].path, dim=self.backbone.dim, make=files[0].make)
+                sae = sae.to(self.options.device)
+                options |= {"sae": sae, "diverse": self.embedder.matrix(diverse)}
+            elif cls.weights == "zsdebias":
+                vae = load_zsdebias(files[0].path, dim=self.backbone.dim, make=files[0].make)
+                options |= {"vae": vae.to(self.options.device), "seed": key.seed}
+            try:
+                self._methods[identity] = cls(**options)
+            except ValueError as error:  # an option out of its range
+                raise InputError(
+                    f"{self.config.path.parent / 'methods.yml'}: {key.method.name}: {error}"
+                ) from None
+        return self._methods[identity]
+
+    def _prism_maps(self, key: ResultKey, files: Sequence[weights.WeightFile]) -> dict[str, Tensor]:
+        """Load the map of each query group."""
+        groups, dim, device = self.prompts(key.setting).groups, self.backbone.dim, self.options.device
+        return {
+            group.name: load_prism_map(file.path, dim=dim, make=file.make).to(device)
+            for group, file in zip(groups, files, strict=True)
+        }
+
+    def check(self, keys: Sequence[ResultKey]) -> None:
+        """Raise `InputError` where files, labels, folds and K do not go together; nothing large is loaded."""
+        for setting in {key.setting.name: key.setting for key in keys}.values():
+            data, bias = self.data, self.data.codes(setting.bias)
+            if setting.target is None:
+                check_k(self.options.retrieval_k, data.val.shape[1])
+                for fold, rows in enumerate(data.val):
+                    class_priors(bias[rows], setting.bias.values, fold)
+                relevant_images(data, setting, [group.name for group in self.prompts(setting).groups])
+            else:
+                names = (setting.target.values, setting.bias.values)
+                groups = (data.codes(setting.target) * len(names[1]) + bias)[data.val.ravel()]
+                sizes = np.bincount(groups, minlength=len(names[0]) * len(names[1]))
+                check_groups(sizes.reshape(len(names[0]), len(names[1])), names)
+
+    def load(self, keys: Sequence[ResultKey]) -> None:
+        """Encode text, open images and weights, so that what is wrong with them shows before any result."""
+        self.ensure_text(keys)
+        _ = self.raw_images
+        for key in keys:
+            self.method(key)
+
+    def release(self) -> None:
+        """Let go of arrays and methods: a command with many workspaces holds those of one at a time."""
+        for name in ("data", "embedder", "raw_images", "unit_images"):
+            self.__dict__.pop(name, None)
+        self._methods.clear()
+
+    def ensure_text(self, keys: Sequence[ResultKey]) -> None:
+        """Encode all sentences of some results together."""
+        sentences: list[str] = []
+        for key in keys:
+            needs = get_method(key.method.name).needs
+            sentences += self.prompts(key.setting).sentences(key.method.name, needs)
+        self.text.ensure(sentences)
+
+
+def _check_queries(prompts: SettingPrompts, setting: Setting) -> None:
+    """Raise where prompts do not ask as a task does: queries one by one, classes together."""
+    found = [len(group.queries) for group in prompts.groups]
+    if setting.target is None and set(found) != {1}:
+        what = "each query needs a group of its own (no 'together')"
+    elif setting.target is not None and found != [len(setting.target.values)]:
+        what = f"its {len(setting.target.values)} target classes must be asked together ('together: true')"
+    else:
+        return
+    raise InputError(
+        f"{prompts.source}: '{setting.prompts}' has {len(found)} group(s) of {choices(sorted(set(found)))} "
+        f"queries, but setting '{setting.name}' is a {setting.task}: {what}"
+    )
+
+
+def relevant_images(data: EvaluationData, setting: Setting, names: Sequence[str]) -> np.ndarray | None:
+    """Which images have each query's label, ``(Q, N)``; None for unlabelled queries."""
+    if not setting.query_labels:
+        return None
+    for name in names:
+        if name not in setting.query_labels:
+            raise unknown("query label", name, list(setting.query_labels), f"setting '{setting.name}'")
+    return np.stack([data.is_value(*setting.query_labels[name]) for name in names])
