@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from debiasing_methods.checkpoint import Checkpoint
 from debiasing_methods.errors import InputError
 from debiasing_methods.files import (
-    load_weights,
     read_json,
-    save_weights,
     sha256_file,
     sha256_json,
     write_json,
@@ -92,8 +90,8 @@ def run_training(
         "data": {"shape": list(embeddings.shape), "sha256": _sha256_tensor(embeddings)},
     }
     digest = sha256_json(facts)
-    checkpoint = _Checkpoint(output.with_name(f"{output.name}.checkpoint"), digest, checkpoint_seconds)
-    state = checkpoint.load(overwrite)
+    checkpoint = Checkpoint(output, digest, checkpoint_seconds)
+    state = checkpoint.load(overwrite=overwrite)
     # A checkpoint of this run says that its output may be replaced: it was asked for when the run began.
     if (done := _finished(output, digest, overwrite or state is not None)) is not None:
         print(f"kept {output}: trained before with this data and configuration (--overwrite trains anew)")
@@ -114,6 +112,7 @@ def run_training(
         },
         **_quality(sae.to(device), embeddings.to(device), training_rows, held_out_rows, config, progress),
     }
+    checkpoint.save(training.state_dict())  # a kill between the two files must not leave weights that block
     sae.save(output)
     report["weights_sha256"] = sha256_file(output)
     write_json(report_path(output), report)
@@ -156,43 +155,7 @@ def _finished(output: Path, digest: str, may_replace: bool) -> dict[str, Any] | 
     return report
 
 
-class _Checkpoint:
-    """The file that an unfinished run leaves beside its output."""
-
-    def __init__(self, path: Path, digest: str, seconds: float) -> None:
-        self.path = path
-        self._digest, self._seconds, self._last = digest, seconds, time.monotonic()
-
-    def load(self, overwrite: bool) -> dict[str, Any] | None:
-        """Return the state of this very run, if it was cut off; with `overwrite` another's is ignored."""
-        if not self.path.exists():
-            return None
-        try:
-            found = load_weights(self.path, make="start over with --overwrite")
-            if found.get("digest") == self._digest:
-                return found["training"]
-        except InputError:
-            if not overwrite:
-                raise
-        if overwrite:
-            return None
-        raise InputError(
-            f"{self.path} belongs to an unfinished run with other data or options; repeat those to finish "
-            f"it, or start over with --overwrite"
-        )
-
-    def save_when_due(self, training: SaeTraining) -> None:
-        """Write the state of a run, unless the last one is younger than the chosen time."""
-        if time.monotonic() - self._last >= self._seconds:
-            save_weights(self.path, {"digest": self._digest, "training": training.state_dict()})
-            self._last = time.monotonic()
-
-    def remove(self) -> None:
-        """Delete the file of a run that is finished."""
-        self.path.unlink(missing_ok=True)
-
-
-def _train(training: SaeTraining, checkpoint: _Checkpoint, progress: bool) -> SparseAutoencoder:
+def _train(training: SaeTraining, checkpoint: Checkpoint, progress: bool) -> SparseAutoencoder:
     """Take the steps that are left, with a progress bar and checkpoints."""
     with tqdm(
         total=training.total_steps,
@@ -205,7 +168,7 @@ def _train(training: SaeTraining, checkpoint: _Checkpoint, progress: bool) -> Sp
         def after_step(training: SaeTraining, loss: float) -> None:
             bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
             bar.update()
-            checkpoint.save_when_due(training)
+            checkpoint.save_when_due(training.state_dict)
 
         return training.run(after_step)
 

@@ -390,6 +390,21 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_bytes(embeddings, tmp_path, 
     assert digests(tmp_path / "cut") == digests(tmp_path / "whole")
 
 
+def test_a_run_that_was_cut_off_between_its_two_files_goes_on(embeddings, tmp_path, monkeypatch):
+    run_training(embeddings, tmp_path / "whole" / "sae.pth", SMALL)
+
+    def cut_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sae_run, "write_json", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        run_training(embeddings, tmp_path / "cut" / "sae.pth", SMALL)
+    monkeypatch.undo()
+    assert (tmp_path / "cut" / "sae.pth").exists()
+    run_training(embeddings, tmp_path / "cut" / "sae.pth", SMALL)
+    assert digests(tmp_path / "cut") == digests(tmp_path / "whole")
+
+
 def test_a_checkpoint_of_another_run_is_not_used(embeddings, tmp_path, cut_off):
     output = tmp_path / "sae.pth"
     cut_off["left"] = 3
