@@ -43,7 +43,8 @@ def load_official(folder: Path, setting: str) -> SettingPrompts:
     InputError
         A file is missing, is not JSON or lacks a key.
     """
-    diverse = as_strings(read_json(folder / DIVERSE, "diverse prompts"), str(folder / DIVERSE))
+    path = folder / DIVERSE  # only some methods need it: they say so where it is missing
+    diverse = as_strings(read_json(path, "diverse prompts"), str(path)) if path.is_file() else ()
     queries = folder / "query_templates" / f"{setting}_query_templates.json"
     classes = folder / "prompt_templates" / f"{setting}_prompt_templates.json"
     if queries.is_file():

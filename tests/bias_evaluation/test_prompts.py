@@ -617,9 +617,15 @@ def test_official_files_that_are_missing_or_no_json(tmp_path: Path) -> None:
     (folder / "query_templates" / "stereotype_gender_query_templates.json").write_text("{")
     with pytest.raises(InputError, match=r"query templates is not valid JSON: .*stereotype_gender"):
         load_official(folder, "stereotype_gender")
+
+
+def test_only_methods_that_use_diverse_prompts_need_their_file(tmp_path: Path) -> None:
+    folder = write_official(tmp_path / "official", classes={"extra prompts": {"vanilla": {}}})
     (folder / "diverse_prompts.json").unlink()
-    with pytest.raises(InputError, match="diverse prompts not found"):
-        load_official(folder, "stereotype_gender")
+    prompts = load_official(folder, "waterbirds")
+    prompts.check_for("vanilla", frozenset())
+    with pytest.raises(InputError, match="sem-b needs diverse for 'waterbirds', but .* has none"):
+        prompts.check_for("sem-b", frozenset({"diverse"}))
 
 
 # --- real files -------------------------------------------------------------------------------------------
