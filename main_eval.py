@@ -173,7 +173,11 @@ def select_work(grid: list[Item], *, overwrite: bool, skip_missing: bool) -> lis
 
 
 def run(work: list[Item]) -> None:
-    """Compute and write results, workspace by workspace; nothing is written before all inputs are checked."""
+    """Compute and write results, workspace by workspace.
+
+    Labels, folds and K are checked for all workspaces before anything is written, embeddings and weights for
+    each workspace before its own results are.
+    """
     parts: dict[Workspace, list[Item]] = {}
     for item in work:
         parts.setdefault(item.workspace, []).append(item)

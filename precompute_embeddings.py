@@ -31,8 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--dataset_name",
         "--dataset-name",
         required=True,
-        choices=DATASETS,
-        help="which dataset the folder holds",
+        metavar="NAME",
+        help=f"which dataset the folder holds: {', '.join(DATASETS)}; or another, with metadata.feather",
     )
     parser.add_argument("--dataset_path", "--dataset-path", required=True, type=Path, help="dataset folder")
     parser.add_argument(

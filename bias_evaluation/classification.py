@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from torch import Tensor
 
-from bias_evaluation.metrics import summarize_hits
+from bias_evaluation.metrics import bootstrap_over_folds, summarize_hits
 from debiasing_methods.errors import InputError
 
 
@@ -18,7 +18,7 @@ def evaluate_classification(
     bias: np.ndarray,
     n_classes: tuple[int, int],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Count the right predictions of each group over all folds.
+    """Count the right predictions of each group in each fold.
 
     Parameters
     ----------
@@ -33,17 +33,17 @@ def evaluate_classification(
 
     Returns
     -------
-    hits, sizes : ndarray of shape (target classes, bias classes), int64
-        Right predictions and images of each group, pooled over the folds.
+    hits, sizes : ndarray of shape (F, target classes, bias classes), int64
+        Right predictions and images of each group.
     """
-    hits, sizes = np.zeros(n_classes, np.int64), np.zeros(n_classes, np.int64)
+    hits, sizes, n = [], [], n_classes[0] * n_classes[1]
     for fold, fold_scores in enumerate(scores):
         rows = val[fold]
         right = fold_scores.argmax(0).cpu().numpy() == target[rows]
         group = target[rows] * n_classes[1] + bias[rows]
-        sizes += np.bincount(group, minlength=sizes.size).reshape(n_classes)
-        hits += np.bincount(group, weights=right, minlength=sizes.size).astype(np.int64).reshape(n_classes)
-    return hits, sizes
+        sizes.append(np.bincount(group, minlength=n).reshape(n_classes))
+        hits.append(np.bincount(group, weights=right, minlength=n).astype(np.int64).reshape(n_classes))
+    return np.stack(hits), np.stack(sizes)
 
 
 def check_groups(sizes: np.ndarray, names: tuple[Sequence[object], Sequence[object]]) -> None:
@@ -66,7 +66,7 @@ def summarize_classification(
 
     Parameters
     ----------
-    hits, sizes : ndarray of shape (target classes, bias classes)
+    hits, sizes : ndarray of shape (F, target classes, bias classes)
         As `evaluate_classification` gives them.
     names : tuple of sequences
         Names of the target and of the bias classes.
@@ -74,23 +74,43 @@ def summarize_classification(
     Returns
     -------
     dict
-        'Acc.' and 'WG Acc.': mean, ci (of the worst group, over its rows) and the groups' accuracies.
+        'Acc.' and 'WG Acc.' of all folds' rows together: mean, ci (of the worst group, over its rows),
+        ci_bootstrap (over folds) and the groups' accuracies.
 
     Raises
     ------
     InputError
         A group has no evaluation image, so that its accuracy does not exist.
     """
-    check_groups(sizes, names)
-    worst = np.unravel_index(np.argmin(hits / sizes), sizes.shape)
+    all_hits, all_sizes = hits.sum(0), sizes.sum(0)
+    check_groups(all_sizes, names)
+    worst = np.unravel_index(np.argmin(all_hits / all_sizes), all_sizes.shape)
     groups = {
-        f"{t}|{b}": float(hits[i, j] / sizes[i, j])
+        f"{t}|{b}": float(all_hits[i, j] / all_sizes[i, j])
         for i, t in enumerate(names[0])
         for j, b in enumerate(names[1])
     }
-    mean, ci = summarize_hits(int(hits.sum()), int(sizes.sum()))
-    worst_mean, worst_ci = summarize_hits(int(hits[worst]), int(sizes[worst]))
+
+    def accuracy(draws: np.ndarray) -> np.ndarray:
+        return hits.sum((1, 2))[draws].sum(1) / sizes.sum((1, 2))[draws].sum(1)
+
+    def worst_accuracy(draws: np.ndarray) -> np.ndarray:
+        drawn = sizes[draws].sum(1)  # a group that a draw has no image of cannot be its worst
+        return np.where(drawn > 0, hits[draws].sum(1) / np.maximum(drawn, 1), np.inf).min((1, 2))
+
     return {
-        "Acc.": {"mean": mean, "ci": ci, "by_group": groups},
-        "WG Acc.": {"mean": worst_mean, "ci": worst_ci, "by_group": groups},
+        "Acc.": _metric(all_hits.sum(), all_sizes.sum(), accuracy, len(hits), groups),
+        "WG Acc.": _metric(all_hits[worst], all_sizes[worst], worst_accuracy, len(hits), groups),
     }
+
+
+def _metric(
+    hits: np.int64,
+    n: np.int64,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    n_folds: int,
+    groups: dict[str, float],
+) -> dict[str, object]:
+    mean, ci = summarize_hits(int(hits), int(n))
+    bootstrap = bootstrap_over_folds(statistic, n_folds)
+    return {"mean": mean, "ci": ci, "ci_bootstrap": bootstrap, "by_group": groups}

@@ -7,6 +7,7 @@ The folder that holds `config/` is the project root: `config/<dataset>.yml` find
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,7 +227,7 @@ def load_dataset_config(path: Path | str) -> DatasetConfig:
     folder = path.parent
     config = DatasetConfig(
         path=path,
-        dataset=top.choice("dataset", DATASETS),
+        dataset=_file_name(top, "dataset"),
         folder=top.take("folder", str),
         retrieval_k=top.positive("retrieval_k", 500),
         prompts=top.take("prompts", str, "default"),
@@ -241,6 +242,16 @@ def load_dataset_config(path: Path | str) -> DatasetConfig:
     stems = {name: backbone.stem for name, backbone in config.backbones.items()}
     _check_distinct("backbones (by their 'stem')", stems, str(folder / "backbones.yml"))
     return config
+
+
+def _file_name(section: Section, key: str) -> str:
+    """Take a name that stands in file names, where "_" and "-" have their meaning only between parts."""
+    name = section.take(key, str)
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", name):
+        raise InputError(
+            f"{section.where}: '{key}' must be of lower-case letters, digits and '_', found '{name}'"
+        )
+    return name
 
 
 def _check_distinct(kind: str, file_parts: Mapping[str, str], where: str) -> None:

@@ -6,13 +6,15 @@ Symbols: F folds, Q queries, K retrieved images, C bias classes; p_c share of cl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import stats
 
 from debiasing_methods.errors import InputError
 
+BOOTSTRAP_DRAWS = 1000
+BOOTSTRAP_SEED = 0
 _SMALLEST_RATIO = 1e-10  # keeps the logarithm of an absent class finite, as in the published code
 
 
@@ -109,3 +111,29 @@ def summarize_hits(hits: int, n: int) -> tuple[float, float | None]:
     """As `summarize`, for n records of which `hits` are 1 and the others 0."""
     mean = hits / n
     return mean_and_ci(mean, mean * (1 - mean) * n / max(n - 1, 1), n)
+
+
+def bootstrap_over_folds(statistic: Callable[[np.ndarray], np.ndarray], n_folds: int) -> list[float] | None:
+    """95 % percentile interval of a statistic when whole folds are drawn with replacement.
+
+    Parameters
+    ----------
+    statistic : callable
+        Fold numbers ``(draws, F)`` → the statistic of each draw ``(draws,)``.
+    n_folds : int
+        F.
+
+    Returns
+    -------
+    list of float or None
+        Lower and upper end; None of a single fold.
+
+    Notes
+    -----
+    It takes a fold's records together, as `summarize` does not; folds overlap all the same. The draws are
+    seeded, so that results repeat.
+    """
+    if n_folds < 2:
+        return None
+    draws = np.random.default_rng(BOOTSTRAP_SEED).integers(n_folds, size=(BOOTSTRAP_DRAWS, n_folds))
+    return np.percentile(statistic(draws), [2.5, 97.5]).tolist()

@@ -8,7 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bias_evaluation.metrics import class_priors, class_shares, kl_divergence, max_skew, summarize
+from bias_evaluation.metrics import (
+    bootstrap_over_folds,
+    class_priors,
+    class_shares,
+    kl_divergence,
+    max_skew,
+    summarize,
+)
 from debiasing_methods.errors import InputError
 
 
@@ -92,10 +99,28 @@ def evaluate_retrieval(
     return {metric: np.stack(values) for metric, values in records.items()}
 
 
-def summarize_retrieval(records: Mapping[str, np.ndarray]) -> dict[str, dict[str, object]]:
-    """Mean and interval over all folds × queries, and the mean of each query."""
-    summary = {}
+def summarize_retrieval(
+    records: Mapping[str, np.ndarray], queries: Sequence[str]
+) -> dict[str, dict[str, object]]:
+    """Mean and interval over all folds × queries, and each query's mean over the folds.
+
+    Parameters
+    ----------
+    records : mapping
+        Metric → values ``(F, Q)``, as `evaluate_retrieval` gives them.
+    queries : sequence of str
+        Names of the Q queries.
+
+    Returns
+    -------
+    dict
+        Metric → mean, ci, ci_bootstrap (over folds) and by_query (name → mean).
+    """
+    summary: dict[str, dict[str, object]] = {}
     for metric, values in records.items():
         mean, ci = summarize(values)
-        summary[metric] = {"mean": mean, "ci": ci, "by_query": values.mean(0).tolist()}
+        by_query = dict(zip(queries, values.mean(0).tolist(), strict=True))
+        fold_means = values.mean(1)
+        bootstrap = bootstrap_over_folds(lambda draws, m=fold_means: m[draws].mean(1), len(values))
+        summary[metric] = {"mean": mean, "ci": ci, "ci_bootstrap": bootstrap, "by_query": by_query}
     return summary

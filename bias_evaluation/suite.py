@@ -78,9 +78,8 @@ def _summarize(
         names = [group.name for group in workspace.prompts(setting).groups]
         relevant = relevant_images(data, setting, names)
         k = workspace.options.retrieval_k
-        return summarize_retrieval(
-            evaluate_retrieval(scores, data.val, bias, setting.bias.values, k, relevant)
-        )
+        records = evaluate_retrieval(scores, data.val, bias, setting.bias.values, k, relevant)
+        return summarize_retrieval(records, names)
     target = data.codes(setting.target)
     classes = (setting.target.values, setting.bias.values)
     counts = evaluate_classification(scores, data.val, target, bias, (len(classes[0]), len(classes[1])))

@@ -10,6 +10,7 @@ from bias_evaluation.configs import Backbone
 from bias_evaluation.prism_settings import hyperparameters, load_prism_training
 from debiasing_methods.prism_run import PrismHyperparameters, prism_weight_name
 
+_RELEASED = ("human", "animal")  # ZSDebias corpora of the release's models
 OFFICIAL = "official"  # name of the release's prompts, where they are installed
 
 
@@ -56,14 +57,19 @@ def find(root: Path, kind: str, prompts: str, name: str, make: str) -> WeightFil
     return WeightFile(found, make)
 
 
+def _or_download(backbone: Backbone, then: str = "") -> str:
+    """Say that the release has the file; it has those of OpenAI's models alone."""
+    fetch = f" or fetch the release with `python download_release.py`{then}"
+    return fetch if backbone.pretrained == "openai" else ""
+
+
 def sae_file(root: Path, prompts: str, backbone: Backbone, given: Path | None = None) -> WeightFile:
     """Find the backbone's sparse autoencoder; `given` is the file where a config names one itself."""
     name = backbone.sae or f"MSAE_{backbone.stem}.pth"
     target = given or f"debiasing_methods/sae_weights/{prompts}/{name}"
     make = (
         f"train it with `python debiasing_methods/sae_training.py --backbone {backbone.name} "
-        f"--output {target} …` "
-        f"or fetch the release with `python download_release.py`"
+        f"--output {target} …`" + _or_download(backbone)
     )
     return WeightFile(given, make) if given else find(root, "sae", prompts, name, make)
 
@@ -74,7 +80,7 @@ def zsdebias_file(root: Path, prompts: str, backbone: Backbone, kind: str, seed:
     make = (
         f"train it with `python debiasing_methods/zsdebias_training.py --bias_attribute {kind} --clip_model "
         f"{backbone.name} --seed {seed} --prompts {prompts} --dataset_paths …` "
-        f"(train_zsdebias.sh: all of the paper's) or fetch the release with `python download_release.py`"
+        f"(train_zsdebias.sh: all of the paper's)" + (_or_download(backbone) if kind in _RELEASED else "")
     )
     return find(root, "zsdebias", prompts, name, make)
 
@@ -100,8 +106,8 @@ def prism_files(
         make = (
             f"train it with `python debiasing_methods/prism_training.py --CLIP_model {backbone.name} --task "
             f"{task} --setting {text_set} --seed {seed} --prompts {prompts}{options}` "
-            f"(train_all_prism.sh: all of the paper's) or fetch the release with "
-            f"`python download_release.py` and pass --prompts {OFFICIAL}"
+            f"(train_all_prism.sh: all of the paper's)"
+            + _or_download(backbone, f" and pass --prompts {OFFICIAL}")
         )
         files.append(find(root, "prism", prompts, name, make))
     return files

@@ -22,7 +22,7 @@ from bias_evaluation.datasets import (
     embeddings_name,
     load_evaluation_data,
 )
-from bias_evaluation.encoder import TextStore, finite_rows
+from bias_evaluation.encoder import TextStore, describe_missing, finite_rows
 from bias_evaluation.grid import RunOptions, State
 from bias_evaluation.metadata import METADATA
 from bias_evaluation.metrics import class_priors
@@ -235,7 +235,7 @@ class Workspace:
             return []  # what is missing will be encoded
         needs = get_method(key.method.name).needs
         absent = text.missing(self.prompts(key.setting).sentences(key.method.name, needs))
-        return [f"{len(absent)} prompt(s) in {text.given}, the first: '{absent[0]}'"] if absent else []
+        return [describe_missing(absent, text.given)] if absent else []
 
     def state(self, key: ResultKey) -> State:
         """Find out where a result stands; nothing is computed or written."""
@@ -289,6 +289,9 @@ class Workspace:
 
     def check(self, keys: Sequence[ResultKey]) -> None:
         """Raise `InputError` where files, labels, folds and K do not go together; nothing large is loaded."""
+        for key in keys:
+            if get_method(key.method.name).needs_reference:
+                self._check_reference(key)
         for setting in {key.setting.name: key.setting for key in keys}.values():
             data, bias = self.data, self.data.codes(setting.bias)
             if setting.target is None:
@@ -301,6 +304,17 @@ class Workspace:
                 groups = (data.codes(setting.target) * len(names[1]) + bias)[data.val.ravel()]
                 sizes = np.bincount(groups, minlength=len(names[0]) * len(names[1]))
                 check_groups(sizes.reshape(len(names[0]), len(names[1])), names)
+
+    def _check_reference(self, key: ResultKey) -> None:
+        """Raise where a fold's reference part has no image of a bias class."""
+        bias, classes = self.data.codes(key.setting.bias), key.setting.bias.values
+        for fold, rows in enumerate(self.data.train):
+            absent = np.flatnonzero(np.bincount(bias[rows], minlength=len(classes)) == 0)
+            if len(absent):
+                raise InputError(
+                    f"{key.method.name} needs reference images of every bias class, but fold {fold} has none "
+                    f"of '{classes[absent[0]]}'; use folds that hold every class, or leave the method out"
+                )
 
     def load(self, keys: Sequence[ResultKey]) -> None:
         """Encode text, open images and weights, so that what is wrong with them shows before any result."""

@@ -77,7 +77,9 @@ class Prism(DebiasingMethod):
                 )
 
 
-def load_prism_map(path: str | os.PathLike[str], *, dim: int, make: str = "see README, 'Weights'") -> Tensor:
+def load_prism_map(
+    path: str | os.PathLike[str], *, dim: int, make: str = "see README, 'The methods'"
+) -> Tensor:
     """Load the map of one setting in the release's format or safetensors.
 
     Parameters

@@ -93,7 +93,7 @@ class SparseAutoencoder:
 
 
 def load_sae(
-    path: str | os.PathLike[str], *, dim: int, make: str = "see README, 'Weights'"
+    path: str | os.PathLike[str], *, dim: int, make: str = "see README, 'The methods'"
 ) -> SparseAutoencoder:
     """Load an SAE in the release's format or safetensors.
 
@@ -118,7 +118,8 @@ def load_sae(
     sae = sae_from_state_dict(load_weights(path, make=make), path)
     if sae.dim != dim:
         raise InputError(
-            f"{path} is an SAE for embeddings of width {sae.dim}, but the backbone has width {dim}"
+            f"{path} is an SAE for embeddings of width {sae.dim}, but the backbone has width {dim}; "
+            f"to get one: {make}"
         )
     return sae
 

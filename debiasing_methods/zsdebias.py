@@ -260,7 +260,7 @@ class ZSDebias(DebiasingMethod):
 
 
 def load_zsdebias(
-    path: str | os.PathLike[str], *, dim: int, make: str = "see README, 'Weights'"
+    path: str | os.PathLike[str], *, dim: int, make: str = "see README, 'The methods'"
 ) -> DisentanglingVAE:
     """Load a ZSDebias model in the release's format or safetensors.
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from debiasing_methods.errors import run_main
+from debiasing_methods.errors import InputError, run_main
 
 BACKBONE = "tiny-RN"
 DATASET = "colored_digits"
@@ -68,7 +68,8 @@ class Step:
         print(f"\n== {self.title}\n$ python {self.command} {shlex.join(arguments)}", flush=True)
         started = time.monotonic()
         # Imported when its turn comes: all steps share one process, and with it one import of torch.
-        importlib.import_module(self.module).main(arguments)
+        if code := importlib.import_module(self.module).main(arguments):
+            raise InputError(f"'{self.title}' ended with exit code {code}; run its command alone to see why")
         print(f"   ({time.monotonic() - started:.1f} s)", flush=True)
 
 

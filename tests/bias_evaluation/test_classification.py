@@ -31,13 +31,14 @@ HITS = [[1, 1], [2, 1]]
 
 def test_counts_by_hand() -> None:
     hits, sizes = evaluate_classification(SCORES, VAL, TARGET, BIAS, (2, 2))
-    np.testing.assert_array_equal(sizes, SIZES)
-    np.testing.assert_array_equal(hits, HITS)
+    np.testing.assert_array_equal(sizes.sum(0), SIZES)
+    np.testing.assert_array_equal(hits.sum(0), HITS)
+    np.testing.assert_array_equal(sizes[0], [[2, 1], [1, 0]])
     assert hits.dtype == sizes.dtype == np.int64
 
 
 def test_summary_by_hand() -> None:
-    summary = summarize_classification(np.array([[3, 1], [4, 5]]), np.array([[4, 5], [5, 6]]), NAMES)
+    summary = summarize_classification(np.array([[[3, 1], [4, 5]]]), np.array([[[4, 5], [5, 6]]]), NAMES)
     # 13 of 20; groups 3/4, 1/5, 4/5, 5/6: the worst is (land, sea) with 5 rows
     assert summary["Acc."]["mean"] == pytest.approx(0.65)
     assert summary["WG Acc."]["mean"] == pytest.approx(0.2)
@@ -68,12 +69,12 @@ def test_intervals_are_scipys_on_the_raw_records_of_all_folds() -> None:
 
 def test_equal_scores_predict_the_first_class() -> None:
     hits, sizes = evaluate_classification([torch.zeros(2, 4)], VAL[:1], TARGET, BIAS, (2, 2))
-    np.testing.assert_array_equal(hits, [[2, 1], [0, 0]])
-    np.testing.assert_array_equal(sizes, [[2, 1], [1, 0]])
+    np.testing.assert_array_equal(hits, [[[2, 1], [0, 0]]])
+    np.testing.assert_array_equal(sizes, [[[2, 1], [1, 0]]])
 
 
 def test_a_group_of_one_row_has_no_interval() -> None:
-    summary = summarize_classification(np.array([[5, 5], [5, 0]]), np.array([[5, 5], [5, 1]]), NAMES)
+    summary = summarize_classification(np.array([[[5, 5], [5, 0]]]), np.array([[[5, 5], [5, 1]]]), NAMES)
     assert summary["WG Acc."]["mean"] == 0.0
     assert summary["WG Acc."]["ci"] is None
     assert summary["Acc."]["ci"] > 0
@@ -81,6 +82,16 @@ def test_a_group_of_one_row_has_no_interval() -> None:
 
 def test_an_empty_group_is_an_error_that_names_it() -> None:
     with pytest.raises(InputError) as error:
-        summarize_classification(np.array([[1, 1], [0, 1]]), np.array([[1, 1], [0, 1]]), NAMES)
+        summarize_classification(np.array([[[1, 1], [0, 1]]]), np.array([[[1, 1], [0, 1]]]), NAMES)
     assert "no evaluation image has target class 'water' and bias class 'forest'" in str(error.value)
     assert "worst-group accuracy is undefined" in str(error.value)
+
+
+def test_the_bootstrap_draws_whole_folds() -> None:
+    """Two folds, all right and all wrong: draws are 0, 1/2 or 1, each end with probability 1/4."""
+    hits, sizes = np.array([[[2, 2], [2, 2]], [[0, 0], [0, 0]]]), np.full((2, 2, 2), 2)
+    summary = summarize_classification(hits, sizes, NAMES)
+    assert summary["Acc."]["ci_bootstrap"] == summary["WG Acc."]["ci_bootstrap"] == [0.0, 1.0]
+    same = summarize_classification(np.stack([hits[0]] * 3), np.stack([sizes[0]] * 3), NAMES)
+    assert same["WG Acc."]["ci_bootstrap"] == [1.0, 1.0]
+    assert summarize_classification(hits[:1], sizes[:1], NAMES)["Acc."]["ci_bootstrap"] is None

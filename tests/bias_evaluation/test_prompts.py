@@ -624,7 +624,7 @@ def test_only_methods_that_use_diverse_prompts_need_their_file(tmp_path: Path) -
     (folder / "diverse_prompts.json").unlink()
     prompts = load_official(folder, "waterbirds")
     prompts.check_for("vanilla", frozenset())
-    with pytest.raises(InputError, match="sem-b needs diverse for 'waterbirds', but .* has none"):
+    with pytest.raises(InputError, match=r"sem-b needs diverse for 'waterbirds', but .* has none"):
         prompts.check_for("sem-b", frozenset({"diverse"}))
 
 

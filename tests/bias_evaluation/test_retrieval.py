@@ -76,19 +76,23 @@ def test_precision_only_with_labels_and_by_its_own_query() -> None:
 
 
 def test_summary_is_over_folds_and_queries() -> None:
-    summary = summarize_retrieval({"kl": np.array(EXPECTED["kl"])})["kl"]
+    summary = summarize_retrieval({"kl": np.array(EXPECTED["kl"])}, ("p", "q"))["kl"]
     values = [LN2, 0.0, 0.5 * math.log(4 / 3), math.log(4 / 3)]  # ½ ln(2/3) + ½ ln 2 = ½ ln(4/3)
     mean = sum(values) / 4
     variance = sum((v - mean) ** 2 for v in values) / 3
     assert summary["mean"] == pytest.approx(mean, rel=1e-14)
     assert summary["ci"] == pytest.approx(3.18244630528 * math.sqrt(variance / 4), rel=1e-10)  # t₀.₉₇₅(3)
-    assert summary["by_query"] == pytest.approx([(LN2 + 0.5 * math.log(4 / 3)) / 2, math.log(4 / 3) / 2])
-    assert all(type(v) is float for v in summary["by_query"])
+    by_query = {"p": (LN2 + 0.5 * math.log(4 / 3)) / 2, "q": math.log(4 / 3) / 2}
+    assert summary["by_query"] == pytest.approx(by_query)
+    assert all(type(v) is float for v in summary["by_query"].values())
+    fold_means = [LN2 / 2, 0.75 * math.log(4 / 3)]  # of two folds, a draw is one, the other or their mean
+    assert summary["ci_bootstrap"] == pytest.approx(sorted(fold_means))
 
 
 def test_one_fold_and_query_has_no_interval() -> None:
-    summary = summarize_retrieval(evaluate_retrieval([SCORES[0][:1]], VAL[:1], BIAS, ("a", "b"), 2))
-    assert summary["kl"] == {"mean": pytest.approx(LN2), "ci": None, "by_query": [pytest.approx(LN2)]}
+    summary = summarize_retrieval(evaluate_retrieval([SCORES[0][:1]], VAL[:1], BIAS, ("a", "b"), 2), ("p",))
+    nothing = {"ci": None, "ci_bootstrap": None}
+    assert summary["kl"] == {"mean": pytest.approx(LN2), **nothing, "by_query": {"p": pytest.approx(LN2)}}
 
 
 def test_absent_class_is_named_with_its_fold() -> None:
