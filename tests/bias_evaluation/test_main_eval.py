@@ -885,6 +885,24 @@ def test_missing_text_embeddings_are_counted(world: World, capsys: pytest.Captur
     assert not world.output.exists()
 
 
+def test_a_reference_part_without_a_class_is_found_before_anything_is_written(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metadata = pd.read_feather(world.data / METADATA)
+    train = np.load(world.data / TRAIN_INDICES)
+    column, value = "color", metadata["color"].iloc[0]
+    others = np.flatnonzero((metadata[column] != value).to_numpy())
+    train[1] = np.resize(others, train.shape[1]) if len(others) < train.shape[1] else others[: train.shape[1]]
+    train = train[:, : len(np.unique(train[1]))]
+    train[1] = np.unique(train[1])[: train.shape[1]]
+    np.save(world.data / TRAIN_INDICES, train)
+    assert world.cli("--methods", "vanilla", "bendvlm", "--settings", "word_color") == 2
+    assert f"bendvlm needs reference images of every bias class, but fold 1 has none of '{value}'" in (
+        capsys.readouterr().err
+    )
+    assert not world.output.exists()
+
+
 def test_an_sae_may_be_safetensors(world: World) -> None:
     world.run("--methods", "sem-b")
     before = world.results()
