@@ -1,14 +1,18 @@
-"""Figures of fairness against utility: `python -m reproduce_tables.figures`.
+"""Figures of fairness: `python -m reproduce_tables.figures`.
 
-One figure a dataset and backbone, one panel a setting. Classification: worst-group accuracy against accuracy;
-labelled retrieval: MaxSkew against precision; unlabelled retrieval has no utility, so its panel shows MaxSkew
-alone. Methods are told apart by marker and number as well as colour, so that print and colour-blind readers
-lose nothing.
+Fairness against utility: one figure a dataset and backbone, one panel a setting. Classification: worst-group
+accuracy against accuracy; labelled retrieval: MaxSkew against precision; unlabelled retrieval has no utility,
+so its panel shows MaxSkew alone. Methods are told apart by marker and number as well as colour, so that print
+and colour-blind readers lose nothing.
+
+Skew of every query: one figure a retrieval setting and backbone, a grid of methods × queries (results that
+record each query; the published ones do not).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from bias_evaluation.aggregation import setting_name
 from bias_evaluation.method_names import METHODS
 from debiasing_methods.errors import InputError, run_main
 from debiasing_methods.files import atomic_path
@@ -178,6 +183,69 @@ def draw_figure(rows: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
+def query_skews(results: pd.DataFrame) -> pd.DataFrame:
+    """Read each query's MaxSkew.
+
+    Parameters
+    ----------
+    results : pandas.DataFrame
+        All results, as `process_json_outputs.py` writes them.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns dataset, backbone, setting, method, query and skew (mean of the seeds); empty where no result
+        records its queries.
+    """
+    columns = ["dataset", "backbone", "setting", "method"]
+    if "by_query" not in results:
+        return pd.DataFrame(columns=[*columns, "query", "skew"])
+    rows = results[(results["metric"] == "max_skew") & results["by_query"].notna()]
+    listed = [
+        (*key, query, skew)
+        for *key, text in rows[[*columns, "by_query"]].itertuples(index=False)
+        for query, skew in json.loads(text).items()
+    ]
+    table = pd.DataFrame(listed, columns=[*columns, "query", "skew"])
+    return table.groupby([*columns, "query"], sort=False, as_index=False)["skew"].mean()
+
+
+def draw_grid(rows: pd.DataFrame, title: str) -> Figure:
+    """Draw the MaxSkew of every method and query.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame
+        Rows of `query_skews` of one setting and backbone.
+    title : str
+        The figure's title.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Darker is more skewed, in print as on screen; every cell says its value.
+    """
+    from matplotlib.figure import Figure
+
+    grid = rows.pivot(index="method", columns="query", values="skew")
+    methods = [m for m in METHODS if m.result in grid.index]
+    grid = grid.loc[[m.result for m in methods], list(dict.fromkeys(rows["query"]))]
+    figure = Figure(figsize=(1.9 + 0.46 * len(grid.columns), 1.9 + 0.3 * len(grid)), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(grid, cmap="cividis_r", vmin=0, aspect="auto")
+    middle = grid.to_numpy().max() / 2
+    for (i, j), skew in np.ndenumerate(grid.to_numpy()):
+        color = "white" if skew > middle else "black"
+        axes.text(j, i, f"{skew:.2f}", ha="center", va="center", fontsize=7, color=color)
+    axes.set_xticks(
+        range(len(grid.columns)), [q.replace("_", " ") for q in grid.columns], rotation=45, ha="right"
+    )
+    axes.set_yticks(range(len(grid)), [m.display for m in methods])
+    axes.set_title(title, fontsize=10)
+    figure.colorbar(image, ax=axes, label="MaxSkew (0 is fair)", pad=0.01)
+    return figure
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure atomically; the suffix of `path` names the format. Equal figures give equal files."""
     from matplotlib import rc_context
@@ -191,8 +259,9 @@ def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m reproduce_tables.figures",
-        description="Draw fairness against utility for every dataset and backbone in the results: "
-        "fairness_<dataset>_<backbone>.png and .pdf, one panel a setting.",
+        description="Draw fairness against utility for every dataset and backbone in the results, "
+        "fairness_<dataset>_<backbone>.png and .pdf, one panel a setting; and the skew of every query, "
+        "skew_<dataset>_<setting>_<backbone>.png and .pdf. An @ in a name becomes a hyphen.",
     )
     parser.add_argument(
         "--results", type=Path, default=Path("all_results.feather"), metavar="FILE",
@@ -207,16 +276,28 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     args = build_parser().parse_args(argv)
-    rows = seed_means(read_results(args.results))
+    results = read_results(args.results)
+    rows = seed_means(results)
     if rows.empty:
         raise InputError(f"{args.results} holds no results; run main_eval.py and process_json_outputs.py")
     for (dataset, backbone), part in rows.groupby(["dataset", "backbone"], sort=False):
         figure = draw_figure(part, f"{dataset}, {backbone}: fairness against utility (bars: 95 % intervals)")
         stem = f"fairness_{dataset}_{backbone}".replace("@", "-")
-        for suffix in (".png", ".pdf"):
-            save_figure(figure, args.output_dir / f"{stem}{suffix}")
-        print(f"written: {args.output_dir / stem}.png, .pdf")
+        _save_both(figure, args.output_dir / stem)
+    skews = query_skews(results)
+    for (dataset, backbone, setting), part in skews.groupby(["dataset", "backbone", "setting"], sort=False):
+        name = setting_name("retrieval", setting)
+        figure = draw_grid(
+            part, f"{dataset}, {backbone}: MaxSkew of each query, {setting.replace('|', ', ')}"
+        )
+        _save_both(figure, args.output_dir / f"skew_{dataset}_{name}_{backbone}".replace("@", "-"))
     return 0
+
+
+def _save_both(figure: Figure, path: Path) -> None:
+    for suffix in (".png", ".pdf"):
+        save_figure(figure, path.with_name(path.name + suffix))
+    print(f"written: {path}.png, .pdf")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,93 @@
+"""Figures: what they are drawn from, and that equal results give equal files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+
+from debiasing_methods.errors import run_main
+from reproduce_tables import figures
+
+RETRIEVAL = {"dataset": "celeba", "task": "retrieval", "backbone": "ViT-L-14@336px"}
+SETTING = "query=hair|bias=gender|K=500"
+
+
+def record(method: str, metric: str, mean: float, **more: object) -> dict[str, object]:
+    base = {**RETRIEVAL, "method": method, "setting": SETTING, "metric": metric, "mean": mean, "ci": 0.01}
+    return {**base, "seed": None, **more}
+
+
+@pytest.fixture
+def results() -> pd.DataFrame:
+    rows = []
+    for method, seeds, skew in (("vanilla", [None], 0.4), ("prism", [0, 1], 0.2), ("zsdebias", [0], 0.3)):
+        for seed in seeds:
+            value = skew + 0.1 * (seed or 0)
+            by_query = json.dumps({"Blond_Hair": value, "Black_Hair": 2 * value})
+            rows.append(record(method, "max_skew", value, seed=seed, by_query=by_query))
+            rows.append(record(method, "precision", 0.6, seed=seed, by_query=None))
+    return pd.DataFrame(rows)
+
+
+def test_seeds_are_averaged(results: pd.DataFrame) -> None:
+    means = figures.seed_means(results).set_index("method")
+    assert means.loc["prism", "max_skew"] == pytest.approx(0.25)
+    assert means.loc["prism", "max_skew ci"] == pytest.approx(0.01)
+    skews = figures.query_skews(results).set_index(["method", "query"])["skew"]
+    assert skews["prism", "Black_Hair"] == pytest.approx(0.5)
+    assert len(skews) == 3 * 2
+
+
+def test_the_panel_follows_from_the_metrics(results: pd.DataFrame) -> None:
+    means = figures.seed_means(results)
+    assert figures.choose_panel(means).x == "precision"
+    assert figures.choose_panel(means.drop(columns="precision")).x is None
+    assert figures.choose_panel(means.assign(**{"WG Acc.": 0.5})).y == "WG Acc."
+
+
+def test_results_without_queries_have_no_grid(results: pd.DataFrame) -> None:
+    assert figures.query_skews(results.drop(columns="by_query")).empty
+
+
+def test_numbers_stand_apart() -> None:
+    """Three methods at one place: their numbers do not cover each other."""
+    rows = pd.DataFrame(
+        {"setting": "s", "method": ["vanilla", "sem-b", "prism"], "max_skew": 0.5, "max_skew ci": 0.1}
+    )
+    rows = rows.assign(**{"precision": 0.5, "precision ci": 0.1})
+    axes = figures.draw_figure(rows, "x").axes[0]
+    offsets = [np.array(text.xyann) for text in axes.texts]
+    assert len(offsets) == 3
+    assert min(np.hypot(*(a - b)) for i, a in enumerate(offsets) for b in offsets[:i]) >= 9
+
+
+def test_files_are_written_and_repeat(results: pd.DataFrame, tmp_path: Path) -> None:
+    results.to_feather(tmp_path / "all_results.feather")
+    for name in ("a", "b"):
+        assert (
+            figures.main(
+                ["--results", str(tmp_path / "all_results.feather"), "--output-dir", str(tmp_path / name)]
+            )
+            == 0
+        )
+    stems = ("fairness_celeba_ViT-L-14-336px", "skew_celeba_hair_gender_ViT-L-14-336px")
+    for stem in stems:
+        assert matplotlib.image.imread(tmp_path / "a" / f"{stem}.png").std() > 0.01  # not blank
+        assert (tmp_path / "a" / f"{stem}.pdf").read_bytes().startswith(b"%PDF")
+        for suffix in (".png", ".pdf"):
+            first, second = (tmp_path / name / f"{stem}{suffix}" for name in ("a", "b"))
+            assert first.read_bytes() == second.read_bytes()
+    assert sorted(p.stem for p in (tmp_path / "a").glob("*.png")) == sorted(stems)
+
+
+def test_no_results_is_one_line(
+    results: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results.iloc[:0].to_feather(tmp_path / "none.feather")
+    assert run_main(lambda: figures.main(["--results", str(tmp_path / "none.feather")])) == 2
+    assert "holds no results; run main_eval.py" in capsys.readouterr().err
