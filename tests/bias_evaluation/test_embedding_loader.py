@@ -305,7 +305,14 @@ def slow_process(arguments: list[str], folder: Path) -> Iterator[subprocess.Pope
     command = [sys.executable, "-c", SCRIPT, str(SHARD), *arguments, "--workers", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Where the tests run in the background of a shell, SIGINT is ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while len(finished(folder)) < 2 and process.poll() is None and time.monotonic() < deadline:
