@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -148,6 +149,15 @@ def test_few_images_need_few_workers(folder: Path, loaders: list[dict[str, Any]]
     [batch] = read_batches(ImageRows(folder, paths, pid_and_threads), [range(3)], workers=4)
     assert batch.rows == [0, 1, 2]
     assert loaders[0]["num_workers"] == 1
+
+
+def test_workers_that_do_not_inherit_the_model_load_the_same(encoder: RecordingEncoder, folder: Path) -> None:
+    """Where processes are spawned (macOS, Windows), what a worker needs is sent to it."""
+    paths = [str(image(folder, row).relative_to(folder)) for row in range(5)]
+    images = ImageRows(folder, paths, encoder.preprocess)
+    sent = pickle.loads(pickle.dumps(images))
+    torch.testing.assert_close(sent[3][1], images[3][1], rtol=0, atol=0)
+    pickle.dumps((image_loading._ignore_interrupts, image_loading._collate))
 
 
 def test_images_are_put_on_the_device_that_is_asked_for(encoder: RecordingEncoder, folder: Path) -> None:
