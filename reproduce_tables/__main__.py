@@ -51,7 +51,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where the files go; made where missing (default: the current folder)",
     )
-    parser.add_argument(
+    published = parser.add_mutually_exclusive_group()
+    published.add_argument(
+        "--published",
+        action="store_true",
+        help="make the published table itself, which needs no results",
+    )
+    published.add_argument(
         "--compare-published",
         action="store_true",
         help="print the published value and the difference beside each cell, and write "
@@ -79,13 +85,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     args = build_parser().parse_args(argv)
     description = load_description(args.description, args.table, args.seeds)
-    table = fill(description, read_results(args.results))
-    grid = as_grid(table)
-    shown = grid
     stem = f"table_{args.table}"
+    figures = args.description.parent / "published" / f"{stem}.csv"
+    notes: list[str] = []
+    if args.published:
+        grid = read_published(figures, description)
+    else:
+        table = fill(description, read_results(args.results))
+        grid, notes = as_grid(table), table.notes
+    shown = grid
+    stem += "_published" if args.published else ""
     outputs = {f"{stem}.csv": as_csv(grid), f"{stem}.md": as_markdown(grid), f"{stem}.tex": as_latex(grid)}
     if args.compare_published:
-        shown = compare(grid, read_published(args.description.parent / "published" / f"{stem}.csv", grid))
+        shown = compare(grid, read_published(figures, description))
         outputs[f"{stem}_comparison.csv"] = as_csv(shown)
     for name, text in outputs.items():
         write_text(args.output_dir / name, text)
@@ -94,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.compare_published:
         print(summary(shown))
     print("written: " + ", ".join(str(args.output_dir / name) for name in outputs))
-    for note in table.notes:
+    for note in notes:
         print(note, file=sys.stderr)
     return 0
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from debiasing_methods.errors import InputError
-from reproduce_tables.engine import Table
+from reproduce_tables.engine import Description, Table
 
 _BOLD, _PLAIN = "\033[1m", "\033[0m"
 _ARROWS = {"lowest": "↓", "highest": "↑"}
@@ -243,20 +243,20 @@ def _mark(cell: str, *, mark: bool) -> str:
     return f"{_BOLD}{cell}{_PLAIN}" if mark else cell
 
 
-def read_published(path: Path, grid: Grid) -> list[tuple[str, ...]]:
+def read_published(path: Path, description: Description) -> Grid:
     """Read the published figures of a table.
 
     Parameters
     ----------
     path : pathlib.Path
         CSV file of the form that `as_csv` writes.
-    grid : Grid
-        The table that they are to stand beside.
+    description : Description
+        The table that they fill.
 
     Returns
     -------
-    list of tuple of str
-        Published cells, in the rows and columns of `grid`; empty where a method has none.
+    Grid
+        The published table; cells are empty where a method has none.
 
     Raises
     ------
@@ -265,30 +265,34 @@ def read_published(path: Path, grid: Grid) -> list[tuple[str, ...]]:
     """
     if not path.is_file():
         raise InputError(
-            f"no published figures for this table: {path} not found; leave out --compare-published"
+            f"no published figures for this table: {path} not found; "
+            f"leave out --published and --compare-published"
         )
     with path.open(encoding="utf-8", newline="") as file:
         header, *lines = list(csv.reader(file)) or [[]]
-    wanted = next(csv.reader([as_csv(grid).splitlines()[0]]))
+    wanted = ["Method", *(column.header for column in description.columns)]
     if header != wanted or any(len(line) != len(wanted) for line in lines):
         raise InputError(f"{path} does not have the columns of the table: {', '.join(wanted)}")
-    published = {line[0]: tuple(line[1:]) for line in lines}
-    for name, cells in published.items():
-        if not all(re.fullmatch(r"(-?\d+(\.\d+)?)?", cell) for cell in cells):
-            raise InputError(f"{path}: the row '{name}' holds something else than numbers")
-    empty = ("",) * len(grid.headers)
-    return [published.get(row.name, empty) for row in grid.rows]
+    published = {line[0]: [_figure(cell, line[0], path) for cell in line[1:]] for line in lines}
+    empty: list[float | None] = [None] * len(description.columns)
+    return as_grid(Table(description, [published.get(m.display, empty) for m in description.methods]))
 
 
-def compare(grid: Grid, published: Sequence[tuple[str, ...]]) -> Grid:
+def _figure(cell: str, row: str, path: Path) -> float | None:
+    if not re.fullmatch(r"(-?\d+(\.\d+)?)?", cell):
+        raise InputError(f"{path}: the row '{row}' holds something else than numbers")
+    return float(cell) if cell else None
+
+
+def compare(grid: Grid, published: Grid) -> Grid:
     """Put the published value and the difference (ours as printed minus published) beside each cell.
 
     Parameters
     ----------
     grid : Grid
         Our table.
-    published : sequence of tuple of str
-        Published cells (see `read_published`).
+    published : Grid
+        The published table (see `read_published`), with the same rows and columns.
 
     Returns
     -------
@@ -299,9 +303,9 @@ def compare(grid: Grid, published: Sequence[tuple[str, ...]]) -> Grid:
         (*header, part) for header in grid.headers for part in ("ours", "published", "difference")
     )
     rows = []
-    for row, theirs in zip(grid.rows, published, strict=True):
+    for row, theirs in zip(grid.rows, published.rows, strict=True):
         cells = itertools.chain.from_iterable(
-            (a, b, difference(a, b)) for a, b in zip(row.cells, theirs, strict=True)
+            (a, b, difference(a, b)) for a, b in zip(row.cells, theirs.cells, strict=True)
         )
         best = itertools.chain.from_iterable((mark, False, False) for mark in row.best)
         rows.append(Row(row.name, row.group, tuple(cells), tuple(best)))

@@ -7,6 +7,7 @@ import itertools
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from debiasing_methods.errors import InputError
 from reproduce_tables.__main__ import main
 from reproduce_tables.engine import TABLES_FILE, fill, load_description, read_results
 from reproduce_tables.render import (
+    Row,
     as_csv,
     as_grid,
     as_latex,
@@ -193,15 +195,16 @@ def test_long_labels_widen_their_columns(tmp_path: Path, full: pd.DataFrame) -> 
 
 def test_comparison(tmp_path: Path, full: pd.DataFrame) -> None:
     grid = grid_of(tmp_path, full)
-    published = [("0.500", "0.601", "0.400", ""), *[("",) * 4] * 3]
-    compared = compare(grid, published)
+    nothing = [Row(row.name, row.group, ("",) * 4, (False,) * 4) for row in grid.rows]
+    first = replace(nothing[0], cells=("0.500", "0.601", "0.400", ""))
+    compared = compare(grid, replace(grid, rows=(first, *nothing[1:])))
     assert compared.headers[:3] == tuple(
         ("Digits", "tiny", "KL", part) for part in ("ours", "published", "difference")
     )
     assert compared.rows[0].cells[:6] == ("0.500", "0.500", "0.000", "0.600", "0.601", "-0.001")
     assert compared.rows[0].cells[-3:] == ("0.500", "", "")
     assert summary(compared) == "2 of 3 cells equal the published ones; largest difference 0.001"
-    assert summary(compare(grid, [("",) * 4] * 4)) == "no cell can be compared"
+    assert summary(compare(grid, replace(grid, rows=tuple(nothing)))) == "no cell can be compared"
 
 
 @pytest.mark.parametrize(
@@ -303,6 +306,18 @@ def test_groups_are_neighbours() -> None:
     assert len(dict.fromkeys(groups)) == 1 + sum(a != b for a, b in itertools.pairwise(groups))
 
 
+@pytest.mark.parametrize("number", NUMBERS)
+def test_the_published_tables_need_no_results(
+    number: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([number, "--published", "--output-dir", str(tmp_path)]) == 0
+    assert "RoboShot" in capsys.readouterr().out
+    written = tmp_path / f"table_{number}_published.csv"
+    figures = TABLES_FILE.parent / "published" / f"table_{number}.csv"
+    assert written.read_bytes() == figures.read_bytes()
+    assert r"\textbf{" in written.with_suffix(".tex").read_text()
+
+
 @pytest.fixture(scope="module")
 def published_results(oracle_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     table, _ = collect_results(oracle_dir / "official" / "main_eval_output")
@@ -361,7 +376,7 @@ def test_csv_results_give_the_same_table(tmp_path: Path, full: pd.DataFrame) -> 
     [
         (
             None,
-            r"no published figures for this table: .*table_small\.csv not found; leave out --compare",
+            r"no published figures for this table: .*table_small\.csv not found; leave out --publ",
         ),
         ("Method,KL\nBase CLIP,0.1\n", r"does not have the columns of the table: Method, Digits.tiny.KL, "),
         ("", "does not have the columns of the table"),
