@@ -16,7 +16,7 @@ from bias_evaluation.encoder import check_device
 from bias_evaluation.flat_configs import load_configs
 from bias_evaluation.grid import RunOptions, Selection, State, check_selection, plan
 from bias_evaluation.results import ResultKey, write_records
-from bias_evaluation.suite import evaluate
+from bias_evaluation.suite import batches, evaluate
 from bias_evaluation.workspace import Memo, Workspace
 from debiasing_methods.errors import InputError, run_main
 
@@ -185,12 +185,16 @@ def run(work: list[Item]) -> None:
         workspace.check([item.key for item in part])
     with tqdm(total=len(work), unit="result", desc="evaluating") as bar:
         for workspace, part in parts.items():
-            workspace.load([item.key for item in part])
-            for item in part:
-                key = item.key
-                bar.set_postfix_str(f"{key.dataset} {key.setting.name} {key.backbone.stem} {key.method.name}")
-                write_records(item.path, evaluate(workspace, key, item.state.digests))
-                bar.update()
+            keys = [item.key for item in part]
+            workspace.load(keys)
+            for batch in batches(workspace, keys):
+                first = batch[0]
+                bar.set_postfix_str(
+                    f"{first.dataset} {first.setting.name} {first.backbone.stem} {first.method.name}"
+                )
+                for key, records in evaluate(workspace, batch):
+                    write_records(key.path(workspace.options.output_dir), records)
+                    bar.update()
             workspace.release()
 
 

@@ -90,7 +90,8 @@ def load_array(path: Path, what: str, make: str) -> np.ndarray:
     if not path.is_file():
         raise InputError(f"{what} not found: {path}; {make} makes it")
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        # copy-on-write: torch takes only what could be written to, and the file stays as it is
+        array = np.load(path, mmap_mode="c", allow_pickle=False)
     except Exception as error:  # the readers raise many kinds for damaged files
         raise InputError(f"{what} cannot be read: {path}: {error}; make it anew with {make}") from None
     if not isinstance(array, np.ndarray):  # NumPy opens a zip archive as well

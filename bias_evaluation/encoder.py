@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from bias_evaluation.configs import Backbone
 from bias_evaluation.sections import Section, unknown
+from bias_evaluation.stored_images import check_norms
 from debiasing_methods.errors import InputError
 from debiasing_methods.files import atomic_path, read_json, sha256_file, sha256_json
 
@@ -197,11 +198,11 @@ class TextStore:
         self.given = given
         self._device = device
         self.digest = sha256_file(_existing(given)) if given else encoder_digest(backbone)
-        self._path = given or cache_dir / f"CLIP_{backbone.name}_{self.digest[:12]}.npz"
+        self.path = given or cache_dir / f"CLIP_{backbone.name}_{self.digest[:12]}.npz"
         self._rows: dict[str, int] = {}
         self._embeddings = torch.empty(0, backbone.dim)
-        if self._path.is_file():
-            prompts, embeddings = read_text_embeddings(self._path, backbone.dim)
+        if self.path.is_file():
+            prompts, embeddings = read_text_embeddings(self.path, backbone.dim)
             self._add(prompts, embeddings)
 
     def _add(self, prompts: Sequence[str], embeddings: Tensor) -> None:
@@ -228,7 +229,7 @@ class TextStore:
             raise InputError(describe_missing(missing, self.given))
         encoder = Encoder(self.backbone, device=self._device)
         self._add(missing, encoder.encode_text(missing, progress=len(missing) > TEXT_BATCH))
-        write_text_embeddings(self._path, list(self._rows), self._embeddings)
+        write_text_embeddings(self.path, list(self._rows), self._embeddings)
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Raw embeddings ``(P, d)``, float32, of P prompts, encoding those that are not there yet."""
@@ -295,14 +296,8 @@ def finite_rows(embeddings: np.ndarray, path: Path, what: str) -> Tensor:
     InputError
         A row is; the line counts them and names the first.
     """
-    rows = torch.from_numpy(np.array(embeddings, dtype=np.float32))  # a copy: memory maps are read-only
-    norms = torch.linalg.vector_norm(rows, dim=1)
-    bad = torch.nonzero(~torch.isfinite(norms) | (norms == 0)).flatten()
-    if len(bad):
-        raise InputError(
-            f"{path}: {len(bad)} row(s) are NaN, infinite or all zero, the first for {what} {int(bad[0])}; "
-            f"make the embeddings anew"
-        )
+    rows = torch.from_numpy(np.array(embeddings, dtype=np.float32))
+    check_norms(torch.linalg.vector_norm(rows, dim=1), path, what)
     return rows
 
 

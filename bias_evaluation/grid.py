@@ -124,15 +124,12 @@ class State:
         'done', 'to do', 'stale' (made from other inputs) or 'lacks'.
     detail : str
         What differs or is missing, in a few words.
-    digests : dict
-        Component → digest of what the result is made from, where nothing is missing.
     missing : tuple of str
         What exactly is missing and how to get it, one line each.
     """
 
     kind: str
-    detail: str
-    digests: dict[str, str]
+    detail: str = ""
     missing: tuple[str, ...] = ()
 
     def __str__(self) -> str:

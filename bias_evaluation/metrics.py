@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit  # Student's t quantile; scipy.stats would take a second to import
 
 from debiasing_methods.errors import InputError
 
@@ -97,7 +97,7 @@ def mean_and_ci(mean: float, variance: float, n: int) -> tuple[float, float | No
     """
     if n < 2:
         return float(mean), None
-    return float(mean), float(np.sqrt(variance / n) * stats.t.ppf(0.975, n - 1))
+    return float(mean), float(np.sqrt(variance / n) * stdtrit(n - 1, 0.975))
 
 
 def summarize(records: np.ndarray) -> tuple[float, float | None]:

@@ -1,6 +1,6 @@
-"""Scores of images for debiased queries, fold by fold, with all that folds share computed once.
+"""From a method and image embeddings to the scores of every fold's evaluation images.
 
-Symbols: N images, d embedding dimension, F folds, m evaluation rows of a fold, Q all queries of a setting.
+Symbols: Q queries in all, N images, m evaluation images of a fold, F folds, d embedding dimension.
 """
 
 from __future__ import annotations
@@ -11,36 +11,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bias_evaluation.stored_images import StoredImages, chunks
 from debiasing_methods.base import DebiasingMethod, ImageTransform, QueryGroup, ReferenceImages
-
-CHUNK_ROWS = 8192
-
-
-def scores_in_chunks(transform: ImageTransform, images: Tensor, text: Sequence[Tensor]) -> Tensor:
-    """Scores ``(Q, n)`` of all images, so many rows at a time that no large intermediate arises."""
-    parts = [
-        transform.scores(images[start : start + CHUNK_ROWS], text, first_row=start).T
-        for start in range(0, images.shape[0], CHUNK_ROWS)
-    ]
-    return torch.cat(parts, dim=1)
 
 
 def fold_scores(
     method: DebiasingMethod,
     groups: Sequence[QueryGroup],
-    images: Tensor,
+    images: StoredImages,
     val: np.ndarray,
     reference: Callable[[], ReferenceImages],
 ) -> Iterator[Tensor]:
     """Score every fold's evaluation images.
+
+    Images are scored once for all folds, a fold's scores are columns of these; where a fold has text of its
+    own, the text of all folds is scored together. Only noise makes a fold's images its own.
 
     Parameters
     ----------
     method : DebiasingMethod
     groups : sequence of QueryGroup
         The setting's queries.
-    images : Tensor of shape (N, d)
-        Unit where the method's `normalize` is true, else as stored.
+    images : StoredImages
+        N rows.
     val : ndarray of shape (F, m)
         Evaluation rows of each fold.
     reference : callable
@@ -51,19 +44,59 @@ def fold_scores(
     Tensor of shape (Q, m), float32
         For each fold: cosine of each query with each of the fold's evaluation rows.
     """
-    rows = torch.from_numpy(val).to(images.device)
-    prepared = method.prepare_images(images)
-    if method.needs_reference:
-        text = method.debias_text(groups, reference())
-        transform = method.image_transform(groups)
-        for fold, chosen in enumerate(rows):
-            yield scores_in_chunks(transform, prepared[chosen], [t[fold] for t in text])
-    elif method.random_images:
-        text = method.debias_text(groups)
-        for fold, chosen in enumerate(rows):
-            yield scores_in_chunks(method.image_transform(groups, fold), prepared[chosen], text)
-    else:
-        text = method.debias_text(groups)
-        scores = scores_in_chunks(method.image_transform(groups), prepared, text)
-        for chosen in rows:
-            yield scores[:, chosen]
+    folds = torch.from_numpy(val).to(images.device)
+    if method.random_images:
+        yield from _scores_with_noise(method, groups, images, folds)
+        return
+    text = method.debias_text(groups, reference() if method.needs_reference else None)
+    queries = _queries_of_folds(text, len(folds)) if method.needs_reference else None
+    together = [t.flatten(0, -2) for t in text]
+    take = _reader(method, images)
+    scores = _in_chunks(method.image_transform(groups), take, len(images), together)
+    for fold, chosen in enumerate(folds):
+        mine = scores if queries is None else scores[queries[fold]]
+        yield mine.index_select(1, chosen)
+
+
+def _reader(method: DebiasingMethod, images: StoredImages) -> Callable[[slice], Tensor]:
+    return lambda rows: method.prepare_images(images.take(rows, normalize=method.normalize))
+
+
+def _queries_of_folds(text: Sequence[Tensor], n_folds: int) -> Tensor:
+    """Positions ``(F, Q)`` of a fold's queries among those of all groups and folds, group by group."""
+    numbers, start = [], 0
+    for t in text:  # (F, Q_g, d)
+        numbers.append(torch.arange(start, start + t[..., 0].numel(), device=t.device).view(n_folds, -1))
+        start += t[..., 0].numel()
+    return torch.cat(numbers, dim=1)
+
+
+def _scores_with_noise(
+    method: DebiasingMethod, groups: Sequence[QueryGroup], images: StoredImages, folds: Tensor
+) -> Iterator[Tensor]:
+    """Prepare all images once, since folds overlap, then draw for each fold's."""
+    text = method.debias_text(groups)
+    prepared = _prepare(method, images)
+    for fold, chosen in enumerate(folds):
+        transform = method.image_transform(groups, fold)
+        yield _in_chunks(transform, lambda rows, c=chosen: prepared[c[rows]], len(chosen), text)
+
+
+def _prepare(method: DebiasingMethod, images: StoredImages) -> Tensor:
+    read, prepared = _reader(method, images), None
+    for rows in chunks(len(images)):
+        part = read(rows)
+        if prepared is None:  # only now its width is known
+            prepared = part.new_empty(len(images), *part.shape[1:])
+        prepared[rows] = part
+    return prepared
+
+
+def _in_chunks(
+    transform: ImageTransform, take: Callable[[slice], Tensor], n: int, text: Sequence[Tensor]
+) -> Tensor:
+    """Scores ``(Q, n)`` of n images, so many rows at a time that no large intermediate arises."""
+    scores = text[0].new_empty(sum(len(t) for t in text), n)
+    for rows in chunks(n):
+        scores[:, rows] = transform.scores(take(rows), text, first_row=rows.start).T
+    return scores

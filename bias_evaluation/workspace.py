@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bias_evaluation import weights
 from bias_evaluation.classification import check_groups
-from bias_evaluation.configs import Backbone, DatasetConfig, Setting, option_defaults
+from bias_evaluation.configs import Backbone, DatasetConfig, Labels, Setting, option_defaults
 from bias_evaluation.datasets import (
     TRAIN_INDICES,
     VAL_INDICES,
@@ -22,7 +22,7 @@ from bias_evaluation.datasets import (
     embeddings_name,
     load_evaluation_data,
 )
-from bias_evaluation.encoder import TextStore, describe_missing, finite_rows
+from bias_evaluation.encoder import TextStore, describe_missing
 from bias_evaluation.grid import RunOptions, State
 from bias_evaluation.metadata import METADATA
 from bias_evaluation.metrics import class_priors
@@ -32,10 +32,10 @@ from bias_evaluation.prompts import GroupEmbedder, SettingPrompts, load_prompts
 from bias_evaluation.results import ResultKey, differences
 from bias_evaluation.retrieval import check_k
 from bias_evaluation.sections import choices, unknown
+from bias_evaluation.stored_images import StoredImages
 from debiasing_methods.base import DebiasingMethod
 from debiasing_methods.errors import InputError
 from debiasing_methods.files import sha256_file, sha256_json
-from debiasing_methods.linalg import unit
 from debiasing_methods.prism import Prism, load_prism_map
 from debiasing_methods.registry import get_method
 from debiasing_methods.sae import load_sae
@@ -112,6 +112,7 @@ class Workspace:
         self.folder = options.data_root / config.folder
         self._memo = Memo() if memo is None else memo
         self._methods: dict[str, DebiasingMethod] = {}
+        self._codes: dict[Labels, np.ndarray] = {}
 
     # inputs
 
@@ -136,15 +137,16 @@ class Workspace:
         return GroupEmbedder(lambda sentences: self.text.embed(sentences).to(self.options.device))
 
     @cached_property
-    def raw_images(self) -> Tensor:
-        """All images as stored, float32, checked, on the device."""
+    def images(self) -> StoredImages:
+        """All images, checked, on the device."""
         path = self.folder / embeddings_name(self.backbone.name)
-        return finite_rows(self.data.embeddings, path, "image").to(self.options.device)
+        return StoredImages(self.data.embeddings, path, self.options.device)
 
-    @cached_property
-    def unit_images(self) -> Tensor:
-        """All images, normalised (fp16 is upcast first)."""
-        return unit(self.raw_images)
+    def codes(self, labels: Labels) -> np.ndarray:
+        """Class codes of all images, int64 ``(N,)``; found once for each column and its values."""
+        if labels not in self._codes:
+            self._codes[labels] = self.data.codes(labels)
+        return self._codes[labels]
 
     def prompts(self, setting: Setting) -> SettingPrompts:
         """Expand the prompts of a setting."""
@@ -238,18 +240,17 @@ class Workspace:
         return [describe_missing(absent, text.given)] if absent else []
 
     def state(self, key: ResultKey) -> State:
-        """Find out where a result stands; nothing is computed or written."""
+        """Find out where a result stands; nothing is computed or written.
+
+        Files are digested only for a result that is there: the digests of a new one wait until it is made.
+        """
         if missing := self.lacks(key):
-            return State("lacks", ", ".join(missing), {}, tuple(chain.from_iterable(missing.values())))
-        digests = self.digests(key)
-        changed = differences(key.path(self.options.output_dir), digests)
-        if changed is None:
-            return State("to do", "", digests)
-        return (
-            State("stale", f"made from another {', '.join(changed)}", digests)
-            if changed
-            else State("done", "", digests)
-        )
+            return State("lacks", ", ".join(missing), tuple(chain.from_iterable(missing.values())))
+        path = key.path(self.options.output_dir)
+        if not path.is_file():
+            return State("to do")
+        changed = differences(path, self.digests(key))
+        return State("stale", f"made from another {', '.join(changed)}") if changed else State("done")
 
     # work
 
@@ -293,7 +294,7 @@ class Workspace:
             if get_method(key.method.name).needs_reference:
                 self._check_reference(key)
         for setting in {key.setting.name: key.setting for key in keys}.values():
-            data, bias = self.data, self.data.codes(setting.bias)
+            data, bias = self.data, self.codes(setting.bias)
             if setting.target is None:
                 check_k(self.options.retrieval_k, data.val.shape[1])
                 for fold, rows in enumerate(data.val):
@@ -301,13 +302,13 @@ class Workspace:
                 relevant_images(data, setting, [group.name for group in self.prompts(setting).groups])
             else:
                 names = (setting.target.values, setting.bias.values)
-                groups = (data.codes(setting.target) * len(names[1]) + bias)[data.val.ravel()]
+                groups = (self.codes(setting.target) * len(names[1]) + bias)[data.val.ravel()]
                 sizes = np.bincount(groups, minlength=len(names[0]) * len(names[1]))
                 check_groups(sizes.reshape(len(names[0]), len(names[1])), names)
 
     def _check_reference(self, key: ResultKey) -> None:
         """Raise where a fold's reference part has no image of a bias class."""
-        bias, classes = self.data.codes(key.setting.bias), key.setting.bias.values
+        bias, classes = self.codes(key.setting.bias), key.setting.bias.values
         for fold, rows in enumerate(self.data.train):
             absent = np.flatnonzero(np.bincount(bias[rows], minlength=len(classes)) == 0)
             if len(absent):
@@ -319,15 +320,16 @@ class Workspace:
     def load(self, keys: Sequence[ResultKey]) -> None:
         """Encode text, open images and weights, so that what is wrong with them shows before any result."""
         self.ensure_text(keys)
-        _ = self.raw_images
+        _ = self.images
         for key in keys:
             self.method(key)
 
     def release(self) -> None:
         """Let go of arrays and methods: a command with many workspaces holds those of one at a time."""
-        for name in ("data", "embedder", "raw_images", "unit_images"):
+        for name in ("data", "embedder", "images"):
             self.__dict__.pop(name, None)
         self._methods.clear()
+        self._codes.clear()
 
     def ensure_text(self, keys: Sequence[ResultKey]) -> None:
         """Encode all sentences of some results together."""

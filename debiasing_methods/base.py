@@ -97,7 +97,7 @@ class ReferenceImages:
     Attributes
     ----------
     images : Tensor of shape (N, d)
-        All images, as the task uses them (unit where the method's `normalize` is true).
+        All images, of any length and floating dtype: methods take them as unit.
     labels : LongTensor of shape (N,)
         Code of each image's bias class, an index into `classes`.
     classes : tuple of str

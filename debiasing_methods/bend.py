@@ -17,6 +17,7 @@ from debiasing_methods.linalg import remove_span, span_basis, unit
 from debiasing_methods.projections import pairs_within
 from debiasing_methods.sae import SparseAutoencoder
 from debiasing_methods.sem import SemBI
+from debiasing_methods.transforms import chunks
 
 
 def equalize(e0: Tensor, prototypes: Tensor) -> Tensor:
@@ -49,8 +50,7 @@ def nearest_means(directions: Tensor, reference: ReferenceImages, num_neighbors:
     Parameters
     ----------
     directions : Tensor of shape (G, d)
-        Mean of the group's unit queries: its product with an image is the mean of their cosines, up to the
-        image's length.
+        Mean of the group's unit queries: its product with a unit image is the mean of their cosines.
     reference : ReferenceImages
         The product of all its images with the directions is taken once and serves all folds.
     num_neighbors : int
@@ -66,11 +66,9 @@ def nearest_means(directions: Tensor, reference: ReferenceImages, num_neighbors:
         A bias class has no image in a fold's reference part.
     """
     images = reference.images
-    directions = directions.to(images)
-    lengths = torch.linalg.vector_norm(images, dim=1).clamp(min=torch.finfo(images.dtype).tiny)
-    cosines = (directions @ images.T) / lengths  # (G, N)
+    cosines, lengths = _cosines(directions, images)
     shape = (len(reference.folds), len(directions), len(reference.classes), images.shape[1])
-    means = images.new_empty(shape, dtype=torch.float64)
+    means = cosines.new_empty(shape, dtype=torch.float64)
     for fold, rows in enumerate(reference.folds):
         labels = reference.labels[rows]
         for code, bias_class in enumerate(reference.classes):
@@ -82,8 +80,26 @@ def nearest_means(directions: Tensor, reference: ReferenceImages, num_neighbors:
                 )
             k = min(num_neighbors, len(members))
             nearest = cosines.index_select(1, members).topk(k, dim=1, sorted=False).indices  # (G, k)
-            means[fold, :, code] = images[members[nearest]].mean(dim=1, dtype=torch.float64)
+            chosen = members[nearest]
+            unit_images = images[chosen].to(lengths) / lengths[chosen, None]
+            means[fold, :, code] = unit_images.mean(dim=1, dtype=torch.float64)
     return means
+
+
+def _cosines(directions: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines ``(G, N)`` up to a factor a direction, and the images' lengths ``(N,)``; at least float32.
+
+    A part of the images at a time, since they may lie in a file.
+    """
+    dtype = torch.promote_types(images.dtype, torch.float32)
+    directions = directions.to(images.device, dtype)
+    cosines = images.new_empty(len(directions), len(images), dtype=dtype)
+    lengths = images.new_empty(len(images), dtype=dtype)
+    for rows in chunks(len(images)):
+        part = images[rows].to(dtype)
+        lengths[rows] = torch.linalg.vector_norm(part, dim=1).clamp(min=torch.finfo(dtype).tiny)
+        cosines[:, rows] = directions @ part.T / lengths[rows]
+    return cosines, lengths
 
 
 class BendMethod(DebiasingMethod):

@@ -464,13 +464,13 @@ def test_shared_work_is_done_once(world: World, monkeypatch: pytest.MonkeyPatch)
 
         monkeypatch.setattr(workspace, name, counted)
 
-    for name in ("load_sae", "load_evaluation_data", "finite_rows", "load_prompts", "TextStore"):
+    for name in ("load_sae", "load_evaluation_data", "StoredImages", "load_prompts", "TextStore"):
         count(name)
     world.run()
     assert counts == {
         "load_sae": 1,
         "load_evaluation_data": 1,
-        "finite_rows": 1,
+        "StoredImages": 1,
         "load_prompts": 3,
         "TextStore": 1,
     }
@@ -797,6 +797,8 @@ def test_no_file_is_hashed_twice(world: World, monkeypatch: pytest.MonkeyPatch) 
     compute = workspace.sha256_file
     monkeypatch.setattr(workspace, "sha256_file", lambda path: hashed.append(path) or compute(path))
     world.run("--dry-run")
+    assert hashed == []  # what is not there yet needs no digest before it is made
+    world.run()
     folds = [world.data / TRAIN_INDICES, world.data / VAL_INDICES]
     assert sorted(hashed) == sorted([world.embeddings, world.data / METADATA, *folds, world.sae])
 

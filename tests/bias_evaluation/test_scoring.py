@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from bias_evaluation import scoring
+from bias_evaluation import stored_images
 from bias_evaluation.scoring import fold_scores
+from bias_evaluation.stored_images import StoredImages
 from debiasing_methods.base import DebiasingMethod, ImageTransform, QueryGroup, ReferenceImages, Vanilla
 
 N, DIM = 50, 6
@@ -22,7 +24,9 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-IMAGES = normalize(draw(N, DIM))
+RAW = draw(N, DIM)
+IMAGES = normalize(RAW)
+STORED = StoredImages(RAW.numpy(), Path("images.npy"))
 GROUPS = [QueryGroup(draw(1, DIM, seed=1), "a"), QueryGroup(draw(2, DIM, seed=2), "b")]
 
 
@@ -32,7 +36,7 @@ def no_reference() -> ReferenceImages:
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(stored_images, "CHUNK_ROWS", 7)
 
 
 def cosine(text: Tensor, images: Tensor) -> Tensor:
@@ -41,7 +45,7 @@ def cosine(text: Tensor, images: Tensor) -> Tensor:
 
 def test_scores_of_all_groups_are_cosines_with_each_folds_rows() -> None:
     text = torch.cat([group.queries for group in GROUPS])
-    scores = list(fold_scores(Vanilla(), GROUPS, IMAGES, VAL, no_reference))
+    scores = list(fold_scores(Vanilla(), GROUPS, STORED, VAL, no_reference))
     assert len(scores) == 3
     for rows, got in zip(VAL, scores, strict=True):
         torch.testing.assert_close(got, cosine(text, IMAGES[rows]), rtol=0, atol=1e-6)
@@ -63,7 +67,7 @@ class Shifted(DebiasingMethod):
 def test_text_of_a_fold_meets_the_images_of_that_fold() -> None:
     folds = torch.from_numpy(np.sort(VAL[::-1].copy(), axis=1))
     reference = ReferenceImages(IMAGES, torch.zeros(N, dtype=torch.long), ("a",), folds)
-    scores = list(fold_scores(Shifted(), GROUPS, IMAGES, VAL, lambda: reference))
+    scores = list(fold_scores(Shifted(), GROUPS, STORED, VAL, lambda: reference))
     for fold, (rows, got) in enumerate(zip(VAL, scores, strict=True)):
         text = torch.cat([group.queries for group in GROUPS]) + IMAGES[folds[fold]].mean(0)
         torch.testing.assert_close(got, cosine(text, IMAGES[rows]), rtol=0, atol=1e-6)
@@ -99,7 +103,7 @@ class Noisy(DebiasingMethod):
 
 def test_noise_belongs_to_the_fold_and_to_the_row_not_to_the_chunk() -> None:
     text = torch.cat([group.queries for group in GROUPS])
-    scores = list(fold_scores(Noisy(), GROUPS, IMAGES, VAL, no_reference))
+    scores = list(fold_scores(Noisy(), GROUPS, STORED, VAL, no_reference))
     for fold, (rows, got) in enumerate(zip(VAL, scores, strict=True)):
         images = 2 * IMAGES[rows] + draw(1000, DIM, seed=100 + fold)[: len(rows)]
         torch.testing.assert_close(got, cosine(text, images), rtol=0, atol=1e-6)

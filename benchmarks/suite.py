@@ -1,0 +1,240 @@
+"""Time the paper's whole suite of 512 results at its size, method by method.
+
+Images, labels, folds, text embeddings and trained weights are random, of the paper's sizes (see
+`suite_world.py`); text counts as encoded, as in any run but the first. The suite runs in a process of its
+own through `main_eval.main`, as `run_eval.sh` runs it. Seconds are those of the results themselves; opening
+a dataset's embeddings, text and weights stands in a row of its own. GFLOP are the multiplications and
+additions that the method's formulas leave to be done (docs/performance.md), so GFLOP/s says how near a
+method comes to the machine's matrix product.
+
+    python benchmarks/suite.py --sample             one dataset and backbone
+    python benchmarks/suite.py                      everything; needs 7 GB of disk
+    python benchmarks/suite.py --device cuda
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):  # run by path: make the project importable
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import pandas as pd
+import torch
+
+import main_eval
+from benchmarks.suite_flop import gflop
+from benchmarks.suite_world import SIZES, config_paths, make_world
+from bias_evaluation.grid import Selection
+from bias_evaluation.method_names import METHODS
+from bias_evaluation.results import ResultKey
+from bias_evaluation.workspace import Workspace
+from debiasing_methods.errors import InputError, run_main
+from debiasing_methods.files import read_json, write_json
+
+OUTPUT = Path(__file__).resolve().parent / "output" / "suite.json"
+SAMPLE = ("fairface", "ViT-B-16")
+# Seconds of one FairFace result (ViT-B/16) by the published implementation on two cores, text encoding free.
+PUBLISHED_SECONDS = {
+    "vanilla": 23, "orth-proj": 34, "orth-cali": 47, "sem-i": 28, "sem-b": 82, "sem-bi": 97, "prism-mini": 97,
+    "prism": 78, "zsdebias": 420, "bendvlm": 150, "bendsem-bi": 175, "roboshot": 610,
+}  # fmt: skip
+
+
+# --- the process that is measured -------------------------------------------------------------------------
+
+
+def memory_mib(name: str) -> float:
+    """Read one of the process's memory figures (Linux); NaN elsewhere."""
+    path = Path("/proc/self/status")
+    found = re.search(rf"^{name}:\s+(\d+) kB", path.read_text(), re.MULTILINE) if path.is_file() else None
+    return int(found[1]) / 1024 if found else float("nan")
+
+
+@contextmanager
+def measured(row: dict[str, Any], device: str) -> Iterator[None]:
+    """Fill a row with the seconds of a block and the process's highest resident memory in it."""
+    if os.access("/proc/self/clear_refs", os.W_OK):
+        Path("/proc/self/clear_refs").write_text("5")  # starts the peak anew
+    started = time.perf_counter()
+    yield
+    if device == "cuda":
+        torch.cuda.synchronize()
+    row["seconds"] = time.perf_counter() - started
+    row["peak MiB"] = memory_mib("VmHWM")
+
+
+def run_suite(argv: Sequence[str], started: float, device: str) -> dict[str, Any]:
+    """Run `main_eval.main`, timing each call that computes results and each that opens a dataset."""
+    rows: list[dict[str, Any]] = []
+    first: dict[str, float] = {}
+    evaluate, load = main_eval.evaluate, Workspace.load
+
+    def timed_evaluate(workspace: Workspace, keys: Sequence[ResultKey]) -> list[Any]:
+        key, n = keys[0], len(workspace.data.metadata)
+        row = {"dataset": key.dataset, "backbone": key.backbone.name, "method": key.method.name}
+        row["matrix MiB"] = n * workspace.backbone.dim * 4 / 2**20
+        with measured(row, device):
+            results = list(evaluate(workspace, keys))
+        row |= {"results": len(results), "gflop": gflop(workspace, keys)}
+        first.setdefault("first result", time.time() - started)
+        rows.append(row)
+        return results
+
+    def timed_load(workspace: Workspace, keys: Any) -> None:
+        row = {
+            "dataset": workspace.config.dataset,
+            "backbone": workspace.backbone.name,
+            "method": "(opening)",
+        }
+        with measured(row, device):
+            load(workspace, keys)
+        rows.append(row)
+
+    main_eval.evaluate, Workspace.load = timed_evaluate, timed_load
+    main_eval.main(argv)
+    return {"rows": rows, "seconds": time.time() - started, "threads": torch.get_num_threads()} | first
+
+
+# --- the report -------------------------------------------------------------------------------------------
+
+
+def product_rate(threads: int, device: str, repeats: int = 5) -> float:
+    """GFLOP/s of the machine's tall float32 product, (97,698 × 512) · (512 × 512): the best of some."""
+    torch.set_num_threads(threads)
+    a, b = torch.randn(97_698, 512, device=device), torch.randn(512, 512, device=device)
+    best = float("inf")
+    for _ in range(repeats):
+        started = time.perf_counter()
+        c = a @ b
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+        del c
+    return 2 * 97_698 * 512 * 512 / best / 1e9
+
+
+def summarize(rows: list[dict[str, Any]], rate: float) -> pd.DataFrame:
+    """One row a method: per result where it can be compared with the published times, and in all."""
+    table = pd.DataFrame(rows)
+    sample = table[(table.dataset == SAMPLE[0]) & (table.backbone == SAMPLE[1])]
+    lines = []
+    for name in ("(opening)", *(method.result for method in METHODS)):
+        mine, there = table[table.method == name], sample[sample.method == name]
+        if mine.empty:
+            continue
+        line = {"method": name, "results": int(mine.results.sum()), "seconds": mine.seconds.sum()}
+        line |= {"GFLOP": mine.gflop.sum(), "GFLOP/s": mine.gflop.sum() / mine.seconds.sum()}
+        line["of rate"] = line["GFLOP/s"] / rate
+        line["beyond matrix MiB"] = (
+            (mine["peak MiB"] - mine["matrix MiB"]).max() if "matrix MiB" in mine else None
+        )
+        if name in PUBLISHED_SECONDS and len(there):
+            each = there.seconds.sum() / there.results.sum()
+            line |= {"FairFace s": each, "published s": PUBLISHED_SECONDS[name]}
+            line["times"] = PUBLISHED_SECONDS[name] / each
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def format_results(results: dict[str, Any], table: pd.DataFrame) -> str:
+    """Render the results for a terminal."""
+    machine = ", ".join(f"{name} {value}" for name, value in results["machine"].items())
+    text = table.to_string(index=False, float_format=lambda v: f"{v:,.2f}", na_rep="")
+    total = f"{int(table.results.sum())} results in {results['seconds']:.0f} s, start included"
+    return f"{machine}\n{text}\n{total}; first result after {results['first result']:.1f} s"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(description="Time the paper's suite of 512 results at its size.")
+    add = parser.add_argument
+    add("--sample", action="store_true", help=f"only {SAMPLE[0]} with {SAMPLE[1]}")
+    add("--methods", nargs="+", metavar="M", help="only these methods")
+    add("--backbones", nargs="+", metavar="B", help="only these backbones")
+    add("--datasets", nargs="+", choices=tuple(SIZES), default=list(SIZES), help="only these datasets")
+    add("--scale", type=float, default=1.0, metavar="X", help="share of the paper's images (default: 1)")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default: cpu)")
+    add("--threads", type=int, metavar="N", help="threads of torch (default: torch's)")
+    add("--world", type=Path, metavar="DIR", help="keep the inputs here and find them again")
+    text = "results as JSON (default: benchmarks/output/suite.json)"
+    add("--output", type=Path, default=OUTPUT, metavar="FILE", help=text)
+    add("--child", nargs=2, help=argparse.SUPPRESS)
+    return parser
+
+
+def child(args: argparse.Namespace) -> None:
+    """Run the suite in this process; `args.child` is the time of its start and the file to write."""
+    selectors = [f"--device={args.device}", "--overwrite"]
+    for name in ("methods", "backbones"):
+        if getattr(args, name):
+            selectors += [f"--{name}", *getattr(args, name)]
+    configs = [str(path) for path in config_paths(args.world) if path.stem in args.datasets]
+    results = run_suite(["--config", *configs, *selectors], float(args.child[0]), args.device)
+    write_json(Path(args.child[1]), results)
+
+
+def measure(args: argparse.Namespace, argv: Sequence[str], world: Path) -> dict[str, Any]:
+    """Run the suite of a world in a process of its own."""
+    sizes = {name: max(2_000, round(n * args.scale)) for name, n in SIZES.items()}
+    make_world(world, Selection(backbones=args.backbones, methods=args.methods), args.datasets, sizes)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "rows.json"
+        command = [
+            sys.executable,
+            __file__,
+            *argv,
+            "--world",
+            str(world),
+            "--child",
+            str(time.time()),
+            str(out),
+        ]
+        if args.sample:
+            command += ["--datasets", *args.datasets, "--backbones", *args.backbones]
+        environment = os.environ | ({"OMP_NUM_THREADS": str(args.threads)} if args.threads else {})
+        shown = subprocess.run(command, env=environment, check=False)
+        if shown.returncode:
+            raise InputError("the suite failed (see above)")
+        results: dict[str, Any] = read_json(out, "measured rows")
+    return results
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    args = build_parser().parse_args(argv)
+    if args.sample:
+        args.datasets, args.backbones = [SAMPLE[0]], [SAMPLE[1]]
+    if args.child:
+        child(args)
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        results = measure(args, argv, args.world or Path(folder))
+    rate = product_rate(results["threads"], args.device)
+    results["machine"] = {
+        "cores": os.cpu_count(), "threads": results.pop("threads"), "architecture": platform.machine(),
+        "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
+        "torch": torch.__version__, "GFLOP/s of a matrix product": round(rate),
+        "load": round(os.getloadavg()[0], 1),
+    }  # fmt: skip
+    table = summarize(results["rows"], rate)
+    results["table"] = [{k: v for k, v in row.items() if v == v} for row in table.to_dict("records")]
+    write_json(args.output, results)
+    print(f"{format_results(results, table)}\nwritten: {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
