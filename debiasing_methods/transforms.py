@@ -124,22 +124,26 @@ class SpanTransform(ImageTransform):
 
     def scores(self, images: Tensor, text: Sequence[Tensor], first_row: int = 0) -> Tensor:
         """Cosines ``(n, Q)`` from one thin product of the images for all groups."""
-        edits, owner = _distinct(self.edits, text)
-        directions = torch.cat(
-            [e.transpose(unit(t.to(torch.float64))) for e, t in zip(self.edits, text, strict=True)]
-        )
-        probes, weights = zip(*(edit.norm_form() for edit in edits), strict=True)
-        form = torch.block_diag(*(w[:, None] for w in weights))  # (probes, edits)
-        columns = torch.cat([directions, *probes]).T
+        pairs = zip(self.edits, text, strict=True)
+        directions = torch.cat([edit.transpose(unit(t.to(torch.float64))) for edit, t in pairs])
+        probes, form = self._norm_form
+        columns = torch.cat([directions, probes]).T.contiguous()
+        owner = _owners(self.edits, text)
         cosines = images.new_empty(len(images), len(directions))
         for rows in chunks(len(images)):
             x = images[rows].to(torch.float64)
-            products = x @ columns
-            dots, coordinates = products[:, : len(directions)], products[:, len(directions) :]
-            squared = x.square().sum(dim=1, keepdim=True) + coordinates.square() @ form
-            norms = squared.clamp(min=_SMALLEST_NORM**2).sqrt()
+            dots, coordinates = (x @ columns).split([len(directions), len(probes)], dim=1)
+            length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+            squared = (coordinates.square() @ form).add_(length.square_())
+            norms = squared.clamp_(min=_SMALLEST_NORM**2).sqrt_()
             cosines[rows] = (dots / norms[:, owner]).to(images.dtype)
         return cosines
+
+    @cached_property
+    def _norm_form(self) -> tuple[Tensor, Tensor]:
+        """Probes of all distinct edits, ``(probes, d)``, and their weights, ``(probes, edits)``."""
+        probes, weights = zip(*(edit.norm_form() for edit in _distinct_objects(self.edits)), strict=True)
+        return torch.cat(probes), torch.block_diag(*(w[:, None] for w in weights))
 
 
 class LinearTransform(ImageTransform):
@@ -158,6 +162,7 @@ class LinearTransform(ImageTransform):
 
     def __init__(self, maps: Sequence[Tensor]) -> None:
         self.maps = tuple(maps)
+        self._blocks: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
 
     def apply(self, images: Tensor, group: int = 0, first_row: int = 0) -> Tensor:
         """Map the images, ``(n, d)``; not normalised."""
@@ -165,20 +170,27 @@ class LinearTransform(ImageTransform):
 
     def scores(self, images: Tensor, text: Sequence[Tensor], first_row: int = 0) -> Tensor:
         """Cosines ``(n, Q)``: one product for all groups, and chunk by chunk the norms ‖Wx‖ of each map."""
-        maps, owner = _distinct(self.maps, text)
-        blocks = [block.to(images) for block in self._triangular_blocks]
+        n_maps, owner = len(_distinct_objects(self.maps)), _owners(self.maps, text)
+        blocks = self._blocks_like(images)
         pairs = zip(self.maps, text, strict=True)
         directions = torch.cat([unit(t.to(images)) @ w.to(images) for w, t in pairs]).T
         cosines = images.new_empty(len(images), directions.shape[1])
         for rows in chunks(len(images)):
             x = images[rows]
-            squared = x.new_zeros(len(x), len(maps))
+            squared = x.new_zeros(len(x), n_maps)
             for block in blocks:
                 mapped = (x[:, -len(block) :] @ block).square_()
-                squared += mapped.view(len(x), len(maps), -1).sum(dim=2)
+                squared += mapped.view(len(x), n_maps, -1).sum(dim=2)
             norms = squared.sqrt().clamp(min=_SMALLEST_NORM)
             cosines[rows] = (x @ directions) / norms[:, owner]
         return cosines
+
+    def _blocks_like(self, images: Tensor) -> list[Tensor]:
+        """Blocks in the images' dtype and on their device; made once for all calls."""
+        kind = images.dtype, images.device
+        if kind not in self._blocks:
+            self._blocks[kind] = [block.to(images) for block in self._triangular_blocks]
+        return self._blocks[kind]
 
     @cached_property
     def _triangular_blocks(self) -> list[Tensor]:
@@ -199,12 +211,11 @@ def _distinct_objects(items: Sequence[T]) -> list[T]:
     return list({id(item): item for item in items}.values())
 
 
-def _distinct(items: Sequence[T], text: Sequence[Tensor]) -> tuple[list[T], Tensor]:
-    """Return the distinct objects of one a group, and for each query the position of its group's object."""
-    distinct = _distinct_objects(items)
-    position = {id(item): i for i, item in enumerate(distinct)}
+def _owners(items: Sequence[object], text: Sequence[Tensor]) -> Tensor:
+    """For each query, the position of its group's object among the distinct ones."""
+    position = {id(item): i for i, item in enumerate(_distinct_objects(items))}
     owner = [position[id(item)] for item, queries in zip(items, text, strict=True) for _ in queries]
-    return distinct, torch.tensor(owner, device=text[0].device)
+    return torch.tensor(owner, device=text[0].device)
 
 
 def chunks(n: int) -> Iterator[slice]:
