@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from bias_evaluation.metrics import (
     max_skew,
     summarize,
 )
+from bias_evaluation.scoring import SharedScores
 from debiasing_methods.errors import InputError
 
 
@@ -64,7 +65,7 @@ def evaluate_retrieval(
     Parameters
     ----------
     scores : iterable of Tensor of shape (Q, m)
-        Of each fold's evaluation images.
+        Of each fold's evaluation images, as `fold_scores` gives them.
     val : ndarray of shape (F, m)
         Rows of those images.
     bias : ndarray of shape (N,), integer
@@ -86,17 +87,24 @@ def evaluate_retrieval(
     InputError
         K is too large, or a bias class is absent from a fold.
     """
+    check_k(k, val.shape[1])
     records: dict[str, list[np.ndarray]] = {"kl": [], "max_skew": []}
-    for fold, fold_scores in enumerate(scores):
-        rows = val[fold]
-        prior = class_priors(bias[rows], classes, fold)
-        retrieved = rows[retrieve(fold_scores, k)]  # (Q, k)
+    for fold, retrieved in enumerate(_retrieved_rows(scores, val, k)):  # (Q, k)
+        prior = class_priors(bias[val[fold]], classes, fold)
         shares = class_shares(bias[retrieved], len(classes))
         records["kl"].append(kl_divergence(shares, prior))
         records["max_skew"].append(max_skew(shares, prior))
         if relevant is not None:
             records.setdefault("precision", []).append(np.take_along_axis(relevant, retrieved, 1).mean(1))
     return {metric: np.stack(values) for metric, values in records.items()}
+
+
+def _retrieved_rows(scores: Iterable[Tensor], val: np.ndarray, k: int) -> Iterator[np.ndarray]:
+    if isinstance(scores, SharedScores):
+        yield from scores.top_rows(k)
+    else:
+        for rows, of_fold in zip(val, scores, strict=True):
+            yield rows[retrieve(of_fold, k)]
 
 
 def summarize_retrieval(

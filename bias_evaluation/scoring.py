@@ -5,7 +5,8 @@ Symbols: Q queries in all, N images, m evaluation images of a fold, F folds, d e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,6 +15,72 @@ from torch import Tensor
 from bias_evaluation.stored_images import StoredImages, chunks
 from debiasing_methods.base import DebiasingMethod, ImageTransform, QueryGroup, ReferenceImages
 
+_SPARE = 1.25  # how many more images than a fold's K would take, if every fold held its share of the best
+
+
+@dataclass(frozen=True, eq=False)
+class SharedScores:
+    """Scores of all images, of which each fold takes its own; iterating gives `fold_scores`' tensors.
+
+    Attributes
+    ----------
+    scores : Tensor of shape (R, N)
+        Of R queries with all images.
+    folds : LongTensor of shape (F, m)
+        Evaluation rows of each fold.
+    queries : LongTensor of shape (F, Q) or None
+        Which of the R queries are a fold's; None: all of them, in every fold.
+    """
+
+    scores: Tensor
+    folds: Tensor
+    queries: Tensor | None = None
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Give each fold's scores ``(Q, m)``."""
+        for fold, rows in enumerate(self.folds):
+            yield self._of(fold).index_select(1, rows)
+
+    def _of(self, fold: int) -> Tensor:
+        return self.scores if self.queries is None else self.scores[self.queries[fold]]
+
+    def top_rows(self, k: int) -> Iterator[np.ndarray]:
+        """Give the rows of each fold's K best images for each query.
+
+        The best of all images are found once; a fold's are those of them that it holds, in the same order.
+
+        Parameters
+        ----------
+        k : int
+            At most m.
+
+        Yields
+        ------
+        ndarray of shape (Q, k), int64
+            Image rows, best first.
+        """
+        n = self.scores.shape[1]
+        order, held = None, self.folds.new_zeros(n, dtype=torch.bool)
+        for fold, rows in enumerate(self.folds):
+            held.zero_()[rows] = True
+            if order is None or self.queries is not None:
+                order = _best(self._of(fold), int(_SPARE * k * n / len(rows)) + 32)
+            while (mine := _first_held(order, held, k)) is None:
+                order = _best(self._of(fold), 2 * order.shape[1])
+            yield mine.cpu().numpy()
+
+
+def _best(scores: Tensor, k: int) -> Tensor:
+    """Rows of the K best images for each query, best first; all, where there are fewer."""
+    return torch.topk(scores, min(k, scores.shape[1]), dim=1).indices
+
+
+def _first_held(order: Tensor, held: Tensor, k: int) -> Tensor | None:
+    """Return the first K entries of each row that are held; None where a row has fewer."""
+    inside = held[order]
+    place = inside.cumsum(1)
+    return order[inside & (place <= k)].view(-1, k) if int(place[:, -1].min()) >= k else None
+
 
 def fold_scores(
     method: DebiasingMethod,
@@ -21,7 +88,7 @@ def fold_scores(
     images: StoredImages,
     val: np.ndarray,
     reference: Callable[[], ReferenceImages],
-) -> Iterator[Tensor]:
+) -> Iterable[Tensor]:
     """Score every fold's evaluation images.
 
     Images are scored once for all folds, a fold's scores are columns of these; where a fold has text of its
@@ -39,23 +106,20 @@ def fold_scores(
     reference : callable
         Gives the labelled reference images; called only if the method needs them.
 
-    Yields
-    ------
-    Tensor of shape (Q, m), float32
-        For each fold: cosine of each query with each of the fold's evaluation rows.
+    Returns
+    -------
+    iterable of Tensor of shape (Q, m), float32
+        For each fold: cosine of each query with each of the fold's evaluation rows. `SharedScores` unless the
+        method draws noise.
     """
     folds = torch.from_numpy(val).to(images.device)
     if method.random_images:
-        yield from _scores_with_noise(method, groups, images, folds)
-        return
+        return _scores_with_noise(method, groups, images, folds)
     text = method.debias_text(groups, reference() if method.needs_reference else None)
     queries = _queries_of_folds(text, len(folds)) if method.needs_reference else None
     together = [t.flatten(0, -2) for t in text]
-    take = _reader(method, images)
-    scores = _in_chunks(method.image_transform(groups), take, len(images), together)
-    for fold, chosen in enumerate(folds):
-        mine = scores if queries is None else scores[queries[fold]]
-        yield mine.index_select(1, chosen)
+    transform = method.image_transform(groups)
+    return SharedScores(_in_chunks(transform, _reader(method, images), len(images), together), folds, queries)
 
 
 def _reader(method: DebiasingMethod, images: StoredImages) -> Callable[[slice], Tensor]:

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from bias_evaluation import stored_images
-from bias_evaluation.scoring import fold_scores
+from bias_evaluation.retrieval import retrieve
+from bias_evaluation.scoring import SharedScores, fold_scores
 from bias_evaluation.stored_images import StoredImages
 from debiasing_methods.base import DebiasingMethod, ImageTransform, QueryGroup, ReferenceImages, Vanilla
 
@@ -107,3 +108,27 @@ def test_noise_belongs_to_the_fold_and_to_the_row_not_to_the_chunk() -> None:
     for fold, (rows, got) in enumerate(zip(VAL, scores, strict=True)):
         images = 2 * IMAGES[rows] + draw(1000, DIM, seed=100 + fold)[: len(rows)]
         torch.testing.assert_close(got, cosine(text, images), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 5, 23])
+def test_the_best_of_all_images_hold_the_best_of_each_fold(k: int) -> None:
+    shared = SharedScores(draw(4, N), torch.from_numpy(VAL))
+    for rows, scores, got in zip(VAL, shared, shared.top_rows(k), strict=True):
+        np.testing.assert_array_equal(got, rows[retrieve(scores, k)])
+
+
+def test_a_fold_without_its_share_of_the_best_is_searched_further() -> None:
+    scores = torch.arange(1000.0).repeat(2, 1)  # the best are the last rows
+    folds = np.stack([np.arange(500, 1000), np.arange(500), np.arange(0, 1000, 2)])
+    shared = SharedScores(scores, torch.from_numpy(folds))
+    expected = [np.arange(999, 979, -1), np.arange(499, 479, -1), np.arange(998, 958, -2)]
+    for got, best in zip(shared.top_rows(20), expected, strict=True):
+        np.testing.assert_array_equal(got, [best, best])
+
+
+def test_queries_of_a_fold_are_ranked_by_themselves() -> None:
+    folds, queries = torch.from_numpy(VAL), torch.tensor([[4, 0], [1, 3], [2, 5]])
+    shared = SharedScores(draw(6, N), folds, queries)
+    for fold, (scores, got) in enumerate(zip(shared, shared.top_rows(7), strict=True)):
+        torch.testing.assert_close(scores, shared.scores[queries[fold]][:, folds[fold]], rtol=0, atol=0)
+        np.testing.assert_array_equal(got, VAL[fold][retrieve(scores, 7)])
