@@ -48,8 +48,9 @@ class StoredImages:
 
     def __init__(self, embeddings: np.ndarray, path: Path, device: str = "cpu") -> None:
         self.rows = _in_place(embeddings).to(device)
-        norms = [torch.linalg.vector_norm(self.rows[rows].float(), dim=1) for rows in chunks(len(embeddings))]
-        self.norms = torch.cat(norms)
+        self.norms = torch.empty(len(embeddings), device=device)
+        for rows in chunks(len(embeddings)):
+            self.norms[rows] = torch.linalg.vector_norm(self.rows[rows].float(), dim=1)
         check_norms(self.norms, path, "image")
 
     def __len__(self) -> int:
