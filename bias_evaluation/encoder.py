@@ -197,11 +197,11 @@ class TextStore:
         self.given = given
         self._device = device
         self.digest = sha256_file(_existing(given)) if given else encoder_digest(backbone)
-        self._path = given or cache_dir / f"CLIP_{backbone.name}_{self.digest[:12]}.npz"
+        self.path = given or cache_dir / f"CLIP_{backbone.name}_{self.digest[:12]}.npz"
         self._rows: dict[str, int] = {}
         self._embeddings = torch.empty(0, backbone.dim)
-        if self._path.is_file():
-            prompts, embeddings = read_text_embeddings(self._path, backbone.dim)
+        if self.path.is_file():
+            prompts, embeddings = read_text_embeddings(self.path, backbone.dim)
             self._add(prompts, embeddings)
 
     def _add(self, prompts: Sequence[str], embeddings: Tensor) -> None:
@@ -228,7 +228,7 @@ class TextStore:
             raise InputError(describe_missing(missing, self.given))
         encoder = Encoder(self.backbone, device=self._device)
         self._add(missing, encoder.encode_text(missing, progress=len(missing) > TEXT_BATCH))
-        write_text_embeddings(self._path, list(self._rows), self._embeddings)
+        write_text_embeddings(self.path, list(self._rows), self._embeddings)
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Raw embeddings ``(P, d)``, float32, of P prompts, encoding those that are not there yet."""

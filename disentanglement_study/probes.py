@@ -1,0 +1,194 @@
+"""The probes of the disentanglement study: standardise, fit, and score on the held-out fold.
+
+Symbols: n sentences, p features, K classes. In each fold a probe for the subject and one for the bias attribute
+are fitted to the standardised features, and a third one, for the bias attribute, to the standardised decision
+values of the first (SEM, arXiv:2603.19028, section 3.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from sklearn.preprocessing import StandardScaler
+
+from debiasing_methods.errors import InputError
+from disentanglement_study.row_space import GramOperator, LogisticFit, fit_logistic
+
+_COLUMNS = 1024  # features that are standardised together: bounds the float64 copies
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """Settings of cross-validation and probes; the defaults are the study's.
+
+    Attributes
+    ----------
+    folds, seed : int
+        Of the cross-validation, which is stratified by subject and shuffled; the seed is the probes' too.
+    C, tol : float
+    max_iter : int
+        As for scikit-learn's ``LogisticRegression``.
+    """
+
+    folds: int = 5
+    seed: int = 42
+    C: float = 1.0
+    tol: float = 1e-4
+    max_iter: int = 1000
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """Test accuracies of one fold's probes, and how many iterations their fits took.
+
+    Attributes
+    ----------
+    subject, direct, leak : float
+        Accuracy of the subject, of the bias attribute from the features, and of the bias attribute from the
+        subject probe's decision values.
+    iterations : tuple of int
+        In the same order.
+    """
+
+    subject: float
+    direct: float
+    leak: float
+    iterations: tuple[int, int, int]
+
+
+def check_sizes(sentences: int, subjects: int, biases: int, folds: int) -> None:
+    """Raise `InputError` where cross-validation is not possible.
+
+    Parameters
+    ----------
+    sentences, subjects, biases : int
+        Number of sentences, of subjects, and of values of the bias attribute.
+    folds : int
+        Number of folds.
+    """
+    if biases < 2:
+        raise InputError(f"a bias attribute needs at least two values to be read, found {biases}")
+    if folds < 2:
+        raise InputError(f"cross-validation needs at least 2 folds, got {folds}")
+    if sentences < folds * subjects:
+        raise InputError(
+            f"{sentences} sentences are too few: {folds} folds × {subjects} subjects need at least "
+            f"{folds * subjects}; add templates, or take fewer folds or subjects"
+        )
+
+
+def standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Standardise features by the training part, and drop those that are constant there.
+
+    A constant feature is 0 after standardising, so that a probe started at 0 never gives it a weight: without
+    it the fit is the same.
+
+    Parameters
+    ----------
+    train, test : numpy.ndarray of shape (n, p), (m, p)
+
+    Returns
+    -------
+    tuple of numpy.ndarray, (n, r), (m, r)
+        In the dtype of the features; r of the p features are left.
+    """
+    varies = np.flatnonzero(train.min(axis=0) < train.max(axis=0))
+    parts = tuple(np.empty((len(part), len(varies)), part.dtype) for part in (train, test))
+    for start in range(0, len(varies), _COLUMNS):
+        columns = varies[start : start + _COLUMNS]
+        block = train[:, columns]
+        scaler = StandardScaler().fit(block)
+        parts[0][:, start : start + _COLUMNS] = scaler.transform(block)
+        parts[1][:, start : start + _COLUMNS] = scaler.transform(test[:, columns])
+    return parts
+
+
+class Probes:
+    """Fits probes of several labels to the same training features.
+
+    Parameters
+    ----------
+    features : numpy.ndarray of shape (n, p)
+        Standardised. Where there are more features than sentences, the fit works in their row space.
+    settings : ProbeSettings
+    """
+
+    def __init__(self, features: np.ndarray, settings: ProbeSettings) -> None:
+        self._features, self._settings = features, settings
+        wide = features.shape[1] > len(features)
+        self._operator = GramOperator(features.astype(np.float32, copy=False)) if wide else None
+
+    def fit(self, labels: np.ndarray) -> LogisticFit:
+        """Fit a probe of class codes ``(n,)``: scikit-learn's fit, by either way."""
+        own = self._settings
+        if self._operator is not None:
+            return fit_logistic(self._operator, labels, C=own.C, tol=own.tol, max_iter=own.max_iter)
+        model = LogisticRegression(
+            C=own.C, tol=own.tol, max_iter=own.max_iter, solver="lbfgs", random_state=own.seed
+        ).fit(self._features, labels)
+        n_iter = int(model.n_iter_[0])
+        return LogisticFit(model.coef_.T, model.intercept_, n_iter, n_iter < own.max_iter)
+
+
+def run_fold(
+    train: tuple[np.ndarray, np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray, np.ndarray],
+    settings: ProbeSettings,
+) -> FoldResult:
+    """Fit the three probes of one fold and score them.
+
+    Parameters
+    ----------
+    train, test : tuple of numpy.ndarray
+        Features (n, p), subject codes (n,) and bias codes (n,) of a part.
+    settings : ProbeSettings
+    """
+    features, test_features = standardise(train[0], test[0])
+    probes = Probes(features, settings)
+    subject, direct = probes.fit(train[1]), probes.fit(train[2])
+    values, test_values = standardise(
+        subject.decision_function(features), subject.decision_function(test_features)
+    )
+    leak = Probes(values, settings).fit(train[2])
+    return FoldResult(
+        subject=float(np.mean(subject.predict(test_features) == test[1])),
+        direct=float(np.mean(direct.predict(test_features) == test[2])),
+        leak=float(np.mean(leak.predict(test_values) == test[2])),
+        iterations=(subject.n_iter, direct.n_iter, leak.n_iter),
+    )
+
+
+def cross_validate(
+    features: np.ndarray, subjects: np.ndarray, biases: np.ndarray, settings: ProbeSettings
+) -> Iterator[FoldResult]:
+    """Run the folds one by one.
+
+    Parameters
+    ----------
+    features : numpy.ndarray of shape (n, p), float32 or float64
+        Raw; not changed.
+    subjects, biases : numpy.ndarray of int, shape (n,)
+        Class codes, from 0, each of them there.
+    settings : ProbeSettings
+
+    Yields
+    ------
+    FoldResult
+    """
+    check_sizes(len(features), len(np.unique(subjects)), len(np.unique(biases)), settings.folds)
+    folds = StratifiedKFold(settings.folds, shuffle=True, random_state=settings.seed)
+    for train, test in folds.split(subjects, subjects):
+        yield run_fold(
+            (features[train], subjects[train], biases[train]),
+            (features[test], subjects[test], biases[test]),
+            settings,
+        )
+
+
+def probe_record(settings: ProbeSettings) -> dict[str, object]:
+    """Settings as plain values, with what is fixed."""
+    return {**asdict(settings), "solver": "lbfgs", "penalty": "l2"}
