@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OUTPUT_DIR = ROOT / "study_output" / "disentanglement"
 PUBLISHED = Path(__file__).resolve().parent / "published.yml"
 NAME = "disentanglement"
+_FIRST = ("ViT-B-16", "ViT-L-14@336px")
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class Bar:
 _SERIES: dict[tuple[str, bool], dict[str, Any]] = {
     ("clip", False): {"label": "CLIP", "facecolor": "#9CC9E8"},
     ("clip", True): {"label": "CLIP, published", "facecolor": "white", "hatch": "////"},
-    ("sae", False): {"label": "CLIP + SAE", "facecolor": "#0B4F86"},
-    ("sae", True): {"label": "CLIP + SAE, published", "facecolor": "#8E8E8E", "hatch": "xxxx"},
+    ("sae", False): {"label": "CLIP + SAE", "facecolor": "#3D7EB8"},
+    ("sae", True): {"label": "CLIP + SAE, published", "facecolor": "#A6A6A6", "hatch": "...."},
 }
 
 
@@ -63,7 +64,12 @@ def read_bars(folder: Path) -> list[Bar]:
     paths = sorted(folder.glob("*.json"))
     if not paths:
         raise InputError(f"no results in {folder}; run disentanglement_study/disentanglement_experiment.py first")
-    return [_read_bar(path) for path in paths]
+    return sorted(map(_read_bar, paths), key=lambda bar: _place(bar.backbone))
+
+
+def _place(backbone: str) -> int:
+    """Place of a backbone among the panels: those of the paper's figure first."""
+    return _FIRST.index(backbone) if backbone in _FIRST else len(_FIRST)
 
 
 def _read_bar(path: Path) -> Bar:
@@ -103,17 +109,30 @@ def draw_figure(bars: Sequence[Bar]) -> Figure:
     backbones = list(dict.fromkeys(bar.backbone for bar in bars))
     biases = list(dict.fromkeys(bar.bias for bar in bars))
     series = [key for key in _SERIES if any((bar.feature, bar.published) == key for bar in bars)]
-    width = max(4.2, len(backbones) * (1.0 + 0.55 * len(series) * len(biases)))
-    figure = Figure(figsize=(width, 3.9), layout="constrained")
-    panels = figure.subplots(1, len(backbones), sharey=True, squeeze=False)[0]
-    for axes, backbone in zip(panels, backbones, strict=True):
+    columns = min(2, len(backbones))
+    rows = -(-len(backbones) // columns)
+    width = max(4.2, columns * (1.2 + 0.4 * len(series) * len(biases)))
+    figure = Figure(figsize=(width, 0.8 + 3.0 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for axes, backbone in zip(panels.flat, backbones, strict=False):
         own = {(b.bias, b.feature, b.published): b.score for b in bars if b.backbone == backbone}
         _draw_panel(axes, own, biases, series)
         axes.set_title(backbone, fontsize=11)
-    panels[0].set_ylabel("disentanglement D (1 is disentangled)")
-    handles, labels = panels[0].get_legend_handles_labels()
+    for axes in panels.flat[len(backbones) :]:
+        axes.set_visible(False)
+    panels[0, 0].set_ylim(*_limits([bar.score for bar in bars]))
+    for axes in panels[:, 0]:
+        axes.set_ylabel("D (1 is disentangled)")
+    handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
+
+
+def _limits(scores: Sequence[Score]) -> tuple[float, float]:
+    """Limits of the axis of D, with room for the numbers over the bars."""
+    ends = [(s.value - s.spread, s.value + s.spread) for s in scores if s.value is not None]
+    lowest = min((low for low, _ in ends), default=0.0)
+    return (lowest - 0.03 if lowest < 0 else 0.0), max([1.0, *(high for _, high in ends)]) + 0.1
 
 
 def _draw_panel(
@@ -127,22 +146,24 @@ def _draw_panel(
         centers = [i + (position - (len(series) - 1) / 2) * width for i in range(len(biases))]
         found = [scores.get((bias, *key)) for bias in biases]
         heights = [0.0 if s is None or s.value is None else s.value for s in found]
-        spreads = [0.0 if s is None or s.spread is None else s.spread for s in found]
         axes.bar(centers, heights, 0.92 * width, edgecolor="black", linewidth=0.8, **_SERIES[key])
-        for x, height, spread, score in zip(centers, heights, spreads, found, strict=True):
-            if score is None or score.value is None:  # no bar: say whether it is missing or undefined
-                text = "no result" if score is None else "undefined"
-                axes.text(x, 0.02, text, rotation=90, ha="center", va="bottom", fontsize=8)
-                continue
-            axes.errorbar(x, height, spread, color="black", capsize=3, linewidth=1)
-            axes.text(x, max(height, 0) + spread + 0.02, f"{height:.2f}", ha="center", va="bottom", fontsize=8)
+        for x, score in zip(centers, found, strict=True):
+            _label_bar(axes, x, score, published=key[1])
     axes.set_xticks(range(len(biases)), biases)
     axes.axhline(0, color="black", linewidth=0.8)
-    top = max([1.0, *(s.value + s.spread for s in scores.values() if s.value is not None)])
-    bottom = min([0.0, *(s.value - s.spread for s in scores.values() if s.value is not None)])
-    axes.set_ylim(min(bottom * 1.1, axes.get_ylim()[0] if bottom < 0 else 0), top + 0.12)
     axes.grid(axis="y", alpha=0.25)
     axes.set_axisbelow(True)
+
+
+def _label_bar(axes: Axes, x: float, score: Score | None, *, published: bool) -> None:
+    """Draw a bar's spread and value; where there is no bar, say why. The paper has two backbones only."""
+    if score is not None and score.value is not None:
+        axes.errorbar(x, score.value, score.spread, color="black", capsize=3, linewidth=1)
+        top = max(score.value + score.spread, 0) + 0.02
+        axes.text(x, top, f"{score.value:.2f}", ha="center", va="bottom", fontsize=8)
+    elif not published:
+        text = "no result" if score is None else "undefined"
+        axes.text(x, 0.02, text, rotation=90, ha="center", va="bottom", fontsize=8)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -177,7 +198,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     paper = published_bars() if args.published else []
     alone = args.published and not any(args.results.glob("*.json"))
-    bars = paper if alone else select([*read_bars(args.results), *paper], args.backbones)
+    ours = [] if alone else read_bars(args.results)
+    beside = [bar for bar in paper if alone or bar.backbone in {own.backbone for own in ours}]
+    bars = select([*ours, *beside], args.backbones)
     save_both(draw_figure(bars), (args.output_dir or args.results) / NAME)
     return 0
 
