@@ -49,8 +49,26 @@ class Percentiles:
 def bias_scores(diverse: Percentiles, bias_latents: Sequence[Tensor]) -> Tensor:
     """S_bias: how specifically each latent answers to one bias class.
 
-    ``S_bias = max(0, max over c of min(g_c, r_c))``: g_c = F(m_c) against the diverse prompts, r_c the same
-    share against the prompts of all other bias classes together.
+    ``S_bias = max(0, max over c of min(g_c, r_c))``, of the scores of `class_scores`.
+
+    Parameters
+    ----------
+    diverse, bias_latents
+        As for `class_scores`.
+
+    Returns
+    -------
+    Tensor of shape (s,)
+        Between 0 and 1. With a single bias class there is nothing to compare with: all zeros.
+    """
+    return class_scores(diverse, bias_latents).amax(0).clamp(min=0)
+
+
+def class_scores(diverse: Percentiles, bias_latents: Sequence[Tensor]) -> Tensor:
+    """How specifically each latent answers to each bias class: ``min(g_c, r_c)``.
+
+    g_c = F(m_c) against the diverse prompts, r_c the same share against the prompts of all other bias classes
+    together.
 
     Parameters
     ----------
@@ -61,8 +79,8 @@ def bias_scores(diverse: Percentiles, bias_latents: Sequence[Tensor]) -> Tensor:
 
     Returns
     -------
-    Tensor of shape (s,)
-        Between 0 and 1. With a single bias class there is nothing to compare with: all zeros.
+    Tensor of shape (C, s)
+        Between 0 and 1.
     """
     classes = [Percentiles(latents) for latents in bias_latents]
     medians = torch.stack([c.median() for c in classes])  # (C, s)
@@ -72,7 +90,7 @@ def bias_scores(diverse: Percentiles, bias_latents: Sequence[Tensor]) -> Tensor:
     sizes = torch.tensor([c.n for c in classes], device=medians.device)
     others = (sizes.sum() - sizes).clamp(min=1)[:, None]
     relative = (below.sum(0) - own).to(medians.dtype) / others
-    return torch.minimum(general, relative).amax(0).clamp(min=0)
+    return torch.minimum(general, relative)
 
 
 @dataclass(frozen=True, eq=False)
