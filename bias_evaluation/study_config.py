@@ -67,9 +67,9 @@ class Qualitative:
 
     def wordings(self, frame: str, subject: str) -> tuple[str, ...]:
         """One frame about a subject: with each bias value, and last the neutral one."""
-        described = [
-            next(_fill(self.biased, subject=subject, bias=bias)) for bias in self.biases
-        ] + [next(_fill(self.neutral, subject=subject))]
+        described = [next(_fill(self.biased, subject=subject, bias=bias)) for bias in self.biases] + [
+            next(_fill(self.neutral, subject=subject))
+        ]
         return tuple(next(_fill(frame, described=words)) for words in described)
 
 
@@ -126,7 +126,9 @@ class StudyConfig:
         sentences, subjects, biases = zip(*rows, strict=True)
         if len(set(sentences)) < len(sentences):
             double = next(s for i, s in enumerate(sentences) if s in sentences[:i])
-            raise InputError(f"{self.path}: the sentence '{double}' comes about twice; reword a template or a name")
+            raise InputError(
+                f"{self.path}: the sentence '{double}' comes about twice; reword a template or a name"
+            )
         return ProbeSentences(sentences, subjects, biases)
 
 

@@ -62,7 +62,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--folds", type=int, default=ProbeSettings.folds, metavar="N", help="default: %(default)s")
     add("--tol", type=float, default=ProbeSettings.tol, metavar="T", help="the probes' stopping tolerance, as "
         "scikit-learn's (default: %(default)s, scikit-learn's own)")  # fmt: skip
-    add("--output-dir", type=Path, default=OUTPUT_DIR, metavar="DIR", help="default: study_output/disentanglement/")
+    add(
+        "--output-dir",
+        type=Path,
+        default=OUTPUT_DIR,
+        metavar="DIR",
+        help="default: study_output/disentanglement/",
+    )
     add("--overwrite", action="store_true", help="replace a result that was made from other inputs")
     return parser
 

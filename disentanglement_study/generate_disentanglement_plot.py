@@ -63,7 +63,9 @@ def read_bars(folder: Path) -> list[Bar]:
     """
     paths = sorted(folder.glob("*.json"))
     if not paths:
-        raise InputError(f"no results in {folder}; run disentanglement_study/disentanglement_experiment.py first")
+        raise InputError(
+            f"no results in {folder}; run disentanglement_study/disentanglement_experiment.py first"
+        )
     return sorted(map(_read_bar, paths), key=lambda bar: _place(bar.backbone))
 
 
@@ -176,9 +178,23 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--results", type=Path, default=OUTPUT_DIR, metavar="DIR", help="folder of the JSON files (default: "
         "study_output/disentanglement/)")  # fmt: skip
-    add("--backbones", nargs="+", metavar="B", help="only these, in this order (default: all that have results)")
-    add("--published", action="store_true", help="put the paper's figures (ViT-B-16, ViT-L-14@336px) beside ours")
-    add("--output-dir", type=Path, metavar="DIR", help="where the figure goes (default: the folder of the results)")
+    add(
+        "--backbones",
+        nargs="+",
+        metavar="B",
+        help="only these, in this order (default: all that have results)",
+    )
+    add(
+        "--published",
+        action="store_true",
+        help="put the paper's figures (ViT-B-16, ViT-L-14@336px) beside ours",
+    )
+    add(
+        "--output-dir",
+        type=Path,
+        metavar="DIR",
+        help="where the figure goes (default: the folder of the results)",
+    )
     return parser
 
 

@@ -27,7 +27,7 @@ from scipy.special import log_softmax
 _PAIRS = 10  # steps that L-BFGS remembers; scipy's default
 _RELATIVE_DECREASE = 64 * np.finfo(np.float64).eps  # scikit-learn's second stopping rule
 _LINE_SEARCH_STEPS = 50  # as in scikit-learn
-_CHECK_EVERY = 10  # iterations between two looks at the largest entry of the gradient, far from the end
+_CHECK_EVERY = 5  # iterations between two looks at the largest entry of the gradient, far from the end
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +160,7 @@ def fit_logistic(
     while True:
         length = np.sqrt(max(state.gradient.dot(state.gradient), 0.0))
         largest = state.largest
-        if largest is None and (iteration % _CHECK_EVERY == 0 or share * length <= 2 * tol):
+        if largest is None and (iteration % _CHECK_EVERY == 0 or share * length <= 4 * tol):
             largest = problem.largest_entry(state.gradient)
         if largest is not None:
             share = largest / max(length, np.finfo(np.float64).tiny)

@@ -11,7 +11,9 @@ from bias_evaluation.encoder import TextStore
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "config" / "studies" / "people.yml"
-FOLDER = "disentanglement"  # under the data root; apart from text_embeddings/, which other commands read whole
+FOLDER = (
+    "disentanglement"  # under the data root; apart from text_embeddings/, which other commands read whole
+)
 
 
 def open_store(

@@ -222,8 +222,19 @@ def build_parser(description: str, epilog: str) -> argparse.ArgumentParser:
         "the config)")  # fmt: skip
     add("--text-embeddings", type=Path, metavar="FILE", help="take all text embeddings from this .npz file, with the "
         "arrays prompts and embeddings")  # fmt: skip
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="where text is encoded (default: %(default)s)")
-    add("--output-dir", type=Path, default=OUTPUT_DIR, metavar="DIR", help="default: study_output/qualitative/")
+    add(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="where text is encoded (default: %(default)s)",
+    )
+    add(
+        "--output-dir",
+        type=Path,
+        default=OUTPUT_DIR,
+        metavar="DIR",
+        help="default: study_output/qualitative/",
+    )
     return parser
 
 
