@@ -7,18 +7,17 @@ values of the first (SEM, arXiv:2603.19028, section 3.1).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
-from sklearn.preprocessing import StandardScaler
 
 from debiasing_methods.errors import InputError
 from disentanglement_study.row_space import GramOperator, LogisticFit, fit_logistic
 
-_COLUMNS = 1024  # features that are standardised together: bounds the float64 copies
+_ROWS = 256  # sentences that are standardised together: bounds the float64 copies
 
 
 @dataclass(frozen=True)
@@ -82,10 +81,11 @@ def check_sizes(sentences: int, subjects: int, biases: int, folds: int) -> None:
 
 
 def standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Standardise features by the training part, and drop those that are constant there.
+    """Standardise features by the training part as scikit-learn's StandardScaler, less those constant there.
 
     A constant feature is 0 after standardising, so that a probe started at 0 never gives it a weight: without
-    it the fit is the same.
+    it the fit is the same. Rows are taken a few at a time: the scaler's float64 copies of wide features would
+    need several times their memory.
 
     Parameters
     ----------
@@ -96,42 +96,60 @@ def standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.nda
     tuple of numpy.ndarray, (n, r), (m, r)
         In the dtype of the features; r of the p features are left.
     """
-    varies = np.flatnonzero(train.min(axis=0) < train.max(axis=0))
-    parts = tuple(np.empty((len(part), len(varies)), part.dtype) for part in (train, test))
-    for start in range(0, len(varies), _COLUMNS):
-        columns = varies[start : start + _COLUMNS]
-        block = train[:, columns]
-        scaler = StandardScaler().fit(block)
-        parts[0][:, start : start + _COLUMNS] = scaler.transform(block)
-        parts[1][:, start : start + _COLUMNS] = scaler.transform(test[:, columns])
-    return parts
+    n, eps = len(train), np.finfo(np.float64).eps
+    mean = train.mean(axis=0, dtype=np.float64)
+    variance = np.zeros_like(mean)
+    for block in _row_blocks(train):
+        variance += np.square(block - mean).sum(axis=0)
+    variance /= n
+    varies = variance > n * eps * variance + (n * mean * eps) ** 2  # StandardScaler's bound on rounding
+    mean, scale = mean[varies], np.sqrt(variance[varies])
+    everything = bool(varies.all())
+    parts = []
+    for part in (train, test):
+        out = np.empty((len(part), len(mean)), part.dtype)
+        for start, block in enumerate(_row_blocks(part)):
+            rows = slice(start * _ROWS, start * _ROWS + len(block))
+            out[rows] = ((block if everything else block[:, varies]) - mean) / scale
+        parts.append(out)
+    return parts[0], parts[1]
 
 
-class Probes:
-    """Fits probes of several labels to the same training features.
+def _row_blocks(x: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(x), _ROWS):
+        yield x[start : start + _ROWS]
+
+
+def fit_probes(
+    features: np.ndarray, labels: Sequence[np.ndarray], settings: ProbeSettings
+) -> list[LogisticFit]:
+    """Fit probes of several sets of labels to the same standardised features: scikit-learn's fits.
 
     Parameters
     ----------
     features : numpy.ndarray of shape (n, p)
-        Standardised. Where there are more features than sentences, the fit works in their row space.
+        Where there are more features than sentences, the fit works in their row space.
+    labels : sequence of numpy.ndarray of int, shape (n,)
+        For each probe class codes from 0, each of them there.
     settings : ProbeSettings
+
+    Returns
+    -------
+    list of LogisticFit
     """
-
-    def __init__(self, features: np.ndarray, settings: ProbeSettings) -> None:
-        self._features, self._settings = features, settings
-        wide = features.shape[1] > len(features)
-        self._operator = GramOperator(features.astype(np.float32, copy=False)) if wide else None
-
-    def fit(self, labels: np.ndarray) -> LogisticFit:
-        """Fit a probe of class codes ``(n,)``: scikit-learn's fit, by either way."""
-        own = self._settings
-        if self._operator is not None:
-            return fit_logistic(self._operator, labels, C=own.C, tol=own.tol, max_iter=own.max_iter)
-        model = LogisticRegression(
-            C=own.C, tol=own.tol, max_iter=own.max_iter, solver="lbfgs", random_state=own.seed
-        ).fit(self._features, labels)
+    own = settings
+    if features.shape[1] > len(features):
+        operator = GramOperator(features.astype(np.float32, copy=False))
+        return fit_logistic(operator, labels, C=own.C, tol=own.tol, max_iter=own.max_iter)
+    model = LogisticRegression(
+        C=own.C, tol=own.tol, max_iter=own.max_iter, solver="lbfgs", random_state=own.seed
+    )
+    fits = []
+    for codes in labels:
+        model.fit(features, codes)
         n_iter = int(model.n_iter_[0])
-        return LogisticFit(model.coef_.T, model.intercept_, n_iter, n_iter < own.max_iter)
+        fits.append(LogisticFit(model.coef_.T, model.intercept_, n_iter, n_iter < own.max_iter))
+    return fits
 
 
 def run_fold(
@@ -148,12 +166,11 @@ def run_fold(
     settings : ProbeSettings
     """
     features, test_features = standardise(train[0], test[0])
-    probes = Probes(features, settings)
-    subject, direct = probes.fit(train[1]), probes.fit(train[2])
+    subject, direct = fit_probes(features, train[1:], settings)
     values, test_values = standardise(
         subject.decision_function(features), subject.decision_function(test_features)
     )
-    leak = Probes(values, settings).fit(train[2])
+    [leak] = fit_probes(values, train[2:], settings)
     return FoldResult(
         subject=float(np.mean(subject.predict(test_features) == test[1])),
         direct=float(np.mean(direct.predict(test_features) == test[2])),
@@ -182,13 +199,13 @@ def cross_validate(
     check_sizes(len(features), len(np.unique(subjects)), len(np.unique(biases)), settings.folds)
     folds = StratifiedKFold(settings.folds, shuffle=True, random_state=settings.seed)
     for train, test in folds.split(subjects, subjects):
+        if len(np.unique(biases[train])) < biases.max() + 1:
+            raise InputError(
+                "a fold's training part lacks a value of the bias attribute; add templates, so that every subject "
+                "has sentences with every value in it"
+            )
         yield run_fold(
             (features[train], subjects[train], biases[train]),
             (features[test], subjects[test], biases[test]),
             settings,
         )
-
-
-def probe_record(settings: ProbeSettings) -> dict[str, object]:
-    """Settings as plain values, with what is fixed."""
-    return {**asdict(settings), "solver": "lbfgs", "penalty": "l2"}
