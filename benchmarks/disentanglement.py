@@ -1,13 +1,13 @@
 """Time the probes of the disentanglement study on SAE latents, and compare them with the direct fit.
 
 The latents are synthetic: sentences are sums of random vectors for template, bias value and subject, of their
-pairs, and of noise, and an SAE with random weights makes about one in twenty of their latents positive. The work
-of an iteration does not depend on the values; the number of iterations does, and real latents may need more, so
-it is printed, and `--tol` makes it larger.
+pairs, and of noise, and an SAE with random weights makes about one in twenty of their latents positive. The
+work of an iteration does not depend on the values; the number of iterations does, and real latents may need
+more, so it is printed, and `--tol` makes it larger.
 
-``--case middle`` (20 templates × 2 × 50, 4,096 latents) also runs the direct way: scikit-learn's StandardScaler and
-LogisticRegression on all latents, in float32 and in float64, on the same folds. ``--case large`` is the study's
-largest (20 × 7 × 100 = 14,000 sentences, 16,384 latents); no direct fit.
+``--case middle`` (20 templates × 2 × 50, 4,096 latents) also runs the direct way: scikit-learn's
+StandardScaler and LogisticRegression on all latents, in float32 and in float64, on the same folds. ``--case
+large`` is the study's largest (20 × 7 × 100 = 14,000 sentences, 16,384 latents); no direct fit.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The configs of the two studies, `config/studies/*.yml`, and the sentences that they expand to.
 
-In a sentence `{subject}` stands for what it is about (a profession, a digit) and `{bias}` for a value of a bias
-attribute; `{a_subject}` and `{a_bias}` put "a" or "an" before the words.
+In a sentence `{subject}` stands for what it is about (a profession, a digit) and `{bias}` for a value of a
+bias attribute; `{a_subject}` and `{a_bias}` put "a" or "an" before the words.
 """
 
 from __future__ import annotations
@@ -153,8 +153,8 @@ def load_study_config(path: Path | str) -> StudyConfig:
     Raises
     ------
     InputError
-        The file is missing or not YAML; a key is unknown or missing; a name stands twice; a bias attribute has
-        fewer than two values; a template lacks a slot.
+        The file is missing or not YAML; a key is unknown or missing; a name stands twice; a bias attribute
+        has fewer than two values; a template lacks a slot.
     """
     path = Path(path).resolve()
     top = Section(read_yaml(path, "study config"), str(path))

@@ -57,8 +57,8 @@ class QueryGroup:
     bias_prompts : tuple of Tensor of shape (n_c, d)
         For each bias class, prompts that describe it.
     concepts : Tensor of shape (Q, d) or None
-        For each query, the sentence that says what its concept is, where that is not the query itself (sem-b in
-        the qualitative study: the same sentence without the bias value).
+        For each query, the sentence that says what its concept is, where that is not the query itself (sem-b
+        in the qualitative study: the same sentence without the bias value).
     """
 
     queries: Tensor

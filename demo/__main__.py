@@ -156,7 +156,10 @@ def study_steps(root: Path) -> list[Step]:
             ("--results", results / "disentanglement", "--output-dir", results),
         ),
         Step("The figure of the sentences", "qualitative_study.pca", (*world, *output)),
-        Step("Content preservation, bias neutralisation", "qualitative_study.compute_cp_and_bn", (*world, *output)),
+        Step(
+            "Content preservation, bias neutralisation", "qualitative_study.compute_cp_and_bn",
+            (*world, *output),
+        ),
         Step(
             "What SEM turned down", "qualitative_study.neuron_report",
             ("--config", root / "config" / f"{DATASET}.yml", "--setting", "stereotype_color",

@@ -1,7 +1,8 @@
 """How much of a bias attribute can be read from a probe for the subject: one backbone, attribute and feature.
 
-Writes ``<backbone>_<bias>_<feature>.json`` with the accuracies of every fold, the disentanglement score and its
-spread, and what it was made from. `probes.py` describes the probes, `score.py` the score, `row_space.py` the fit.
+Writes ``<backbone>_<bias>_<feature>.json`` with the accuracies of every fold, the disentanglement score and
+its spread, and what it was made from. `probes.py` describes the probes, `score.py` the score, `row_space.py`
+the fit.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ _ROWS = 1024  # sentences that are encoded by the SAE together
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     parser = argparse.ArgumentParser(
-        description="Fit probes for the subject and for a bias attribute to text embeddings or their SAE latents, "
+        description="Fit probes for the subject and for a bias attribute to text embeddings or their SAE "
+        "latents, "
         "and say how much of the attribute can be read from the subject probe's decision values.",
         epilog="Example: disentanglement_experiment.py --backbone ViT-B-16 --bias gender --feature sae. Run "
         "precompute_dataset.py first.",
@@ -55,13 +57,26 @@ def build_parser() -> argparse.ArgumentParser:
     add("--bias", required=True, metavar="A", help="a bias attribute of the config, e.g. gender or race")
     add("--feature", required=True, choices=FEATURES, help="raw text embeddings, or their SAE latents")
     add("--sae", type=Path, metavar="FILE", help="SAE weights (default: where SEM looks for the backbone's)")
-    add("--prompts", default="default", metavar="NAME", help="prompt set whose SAE is looked for first (default: "
-        "%(default)s)")  # fmt: skip
-    add("--text-embeddings", type=Path, metavar="FILE", help="take the embeddings from this .npz file, with the "
-        "arrays prompts and embeddings")  # fmt: skip
+    add(
+        "--prompts",
+        default="default",
+        metavar="NAME",
+        help="prompt set whose SAE is looked for first (default: %(default)s)",
+    )
+    add(
+        "--text-embeddings",
+        type=Path,
+        metavar="FILE",
+        help="take the embeddings from this .npz file, with the arrays prompts and embeddings",
+    )
     add("--folds", type=int, default=ProbeSettings.folds, metavar="N", help="default: %(default)s")
-    add("--tol", type=float, default=ProbeSettings.tol, metavar="T", help="the probes' stopping tolerance, as "
-        "scikit-learn's (default: %(default)s, scikit-learn's own)")  # fmt: skip
+    add(
+        "--tol",
+        type=float,
+        default=ProbeSettings.tol,
+        metavar="T",
+        help="the probes' stopping tolerance, as scikit-learn's (default: %(default)s, scikit-learn's own)",
+    )
     add(
         "--output-dir",
         type=Path,
@@ -84,7 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     store = open_store(backbone, args.data_root or config.root / "data", given=args.text_embeddings)
     if missing := store.missing(sentences.sentences):
         raise InputError(
-            f"{describe_missing(missing, store.path)}; run disentanglement_study/precompute_dataset.py --backbones "
+            f"{describe_missing(missing, store.path)}; run disentanglement_study/precompute_dataset.py "
+            "--backbones "
             f"{backbone.name} --config {args.config}"
         )
     file = sae_file(config.root, args.prompts, backbone, args.sae) if args.feature == "sae" else None
@@ -155,7 +171,8 @@ def sae_facts(
     fvu = error / float((embeddings - embeddings.mean(0)).square().sum())
     if fvu >= 1:
         print(
-            f"warning: {path} rebuilds the text embeddings of {backbone.name} worse than their mean does (fraction "
+            f"warning: {path} rebuilds the text embeddings of {backbone.name} worse than their mean does "
+            "(fraction "
             f"of variance unexplained {fvu:.2f}); is it the SAE of another backbone?",
             file=sys.stderr,
         )
@@ -170,7 +187,7 @@ def _run(
 
 
 def summarise(results: Sequence[FoldResult], n_values: int) -> dict[str, Any]:
-    """Summarise the folds: the accuracies of each, their mean and standard deviation (ddof 0), and the score."""
+    """Summarise the folds: each one's accuracies, their mean and standard deviation (ddof 0), the score."""
     columns = {name: [getattr(r, name) for r in results] for name in ("subject", "direct", "leak")}
     score = score_folds(columns["direct"], columns["leak"], 1 / n_values)
     return {

@@ -1,7 +1,8 @@
-"""Draw the disentanglement scores from the experiments' JSON files: one panel a backbone, bars a bias attribute.
+"""Draw the disentanglement scores from the experiments' JSON files.
 
-CLIP stands beside CLIP + SAE, with the spread as error bar; ``--published`` puts the paper's figures beside ours.
-Series differ in lightness and hatching, so that the figure reads in print and with any colour vision.
+One panel a backbone, bars a bias attribute. CLIP stands beside CLIP + SAE, with the
+spread as error bar; ``--published`` puts the paper's figures beside
+ours. Series differ in lightness and hatching, so that the figure reads in print and with any colour vision.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Bar:
     score: Score
 
 
-# (feature, published) → label, fill and hatching, in the order of the bars: CLIP light, SAE dark, the paper hatched.
+# (feature, published) → label, fill and hatching, in the order of the bars: CLIP light, SAE dark, and the
+# paper hatched.
 _SERIES: dict[tuple[str, bool], dict[str, Any]] = {
     ("clip", False): {"label": "CLIP", "facecolor": "#9CC9E8"},
     ("clip", True): {"label": "CLIP, published", "facecolor": "white", "hatch": "////"},
@@ -176,8 +178,13 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="With --published and no results, the paper's figures alone are drawn.",
     )
     add = parser.add_argument
-    add("--results", type=Path, default=OUTPUT_DIR, metavar="DIR", help="folder of the JSON files (default: "
-        "study_output/disentanglement/)")  # fmt: skip
+    add(
+        "--results",
+        type=Path,
+        default=OUTPUT_DIR,
+        metavar="DIR",
+        help="folder of the JSON files (default: study_output/disentanglement/)",
+    )
     add(
         "--backbones",
         nargs="+",

@@ -1,8 +1,8 @@
 """Embed the sentences of the disentanglement study: every template with every bias value and every subject.
 
 Raw text embeddings go to ``data/disentanglement/CLIP_<backbone>_<digest>.npz`` (arrays `prompts` and
-`embeddings`), one file a backbone and checkpoint. SAE latents are not kept: the experiment computes them from the
-embeddings in seconds, where a file of them would take gigabytes.
+`embeddings`), one file a backbone and checkpoint. SAE latents are not kept: the experiment computes them from
+the embeddings in seconds, where a file of them would take gigabytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _ENCODED_TOGETHER = 8192  # sentences that are encoded before they are kept on d
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     parser = argparse.ArgumentParser(
-        description="Embed the sentences of the disentanglement study, of every bias attribute in the config. What "
+        description="Embed the sentences of the disentanglement study, of every bias attribute in the "
+        "config. What "
         "is there already is kept.",
         epilog="Example: precompute_dataset.py --backbones ViT-B-16 --device cuda",
     )

@@ -1,8 +1,8 @@
 """The probes of the disentanglement study: standardise, fit, and score on the held-out fold.
 
-Symbols: n sentences, p features, K classes. In each fold a probe for the subject and one for the bias attribute
-are fitted to the standardised features, and a third one, for the bias attribute, to the standardised decision
-values of the first (SEM, arXiv:2603.19028, section 3.1).
+Symbols: n sentences, p features, K classes. In each fold a probe for the subject and one for the bias
+attribute are fitted to the standardised features, and a third one, for the bias attribute, to the
+standardised decision values of the first (SEM, arXiv:2603.19028, section 3.1).
 """
 
 from __future__ import annotations
@@ -201,7 +201,8 @@ def cross_validate(
     for train, test in folds.split(subjects, subjects):
         if len(np.unique(biases[train])) < biases.max() + 1:
             raise InputError(
-                "a fold's training part lacks a value of the bias attribute; add templates, so that every subject "
+                "a fold's training part lacks a value of the bias attribute; add templates, so that every "
+                "subject "
                 "has sentences with every value in it"
             )
         yield run_fold(

@@ -1,16 +1,16 @@
 """scikit-learn's L2 logistic regression for features that are wider than the sample, in their row space.
 
-Symbols: n sentences, p > n features, K classes, X (n, p) features with columns of mean 0, G = XXᵀ (n, n), Y one-hot
-labels, P softmax probabilities, W (p, k) weights, b (k,) intercepts, λ = 1/(Cn); k = K, but 1 for two classes: the
-first class's logit is then 0, as in scikit-learn.
+Symbols: n sentences, p > n features, K classes, X (n, p) features with columns of mean 0, G = XXᵀ (n, n), Y
+one-hot labels, P softmax probabilities, W (p, k) weights, b (k,) intercepts, λ = 1/(Cn); k = K, but 1 for two
+classes: the first class's logit is then 0, as in scikit-learn.
 
-The objective is scikit-learn's, ``mean over sentences of −log P[i, y_i] + λ/2 ‖W‖²``. Its gradient is
-``Xᵀ(P − Y)/n + λW``, so from W = 0 on everything that a gradient method meets lies in the row space of X: weights,
-gradients and directions are kept as A (n, k) with ``W = XᵀA``, beside their images ``XW = GA``. Inner products are
-``⟨XᵀA, XᵀB⟩ = Σ A∘(GB)``, whatever the rank of X; nothing is truncated. The image of a combination is the
-combination of the images, so a line search needs no product with X, and an iteration needs one product with G:
-as X(XᵀA), or with G itself once the iterations have done as much work as it takes to form G (then an iteration
-costs 2n²k operations in place of 4npk).
+The objective is scikit-learn's, ``mean over sentences of −log P[i, y_i] + λ/2 ‖W‖²``. Its gradient is ``Xᵀ(P
+− Y)/n + λW``, so from W = 0 on everything that a gradient method meets lies in the row space of X: weights,
+gradients and directions are kept as A (n, k) with ``W = XᵀA``, beside their images ``XW = GA``. Inner
+products are ``⟨XᵀA, XᵀB⟩ = Σ A∘(GB)``, whatever the rank of X; nothing is truncated. The image of a
+combination is the combination of the images, so a line search needs no product with X, and an iteration needs
+one product with G: as X(XᵀA), or with G itself once the iterations have done as much work as it takes to form
+G (then an iteration costs 2n²k operations in place of 4npk).
 
 The iterates are those that scipy's L-BFGS-B makes of W and b, as scikit-learn calls it, up to rounding. That
 matters: at scikit-learn's tolerance it stops early, far from the optimum, where the path decides the result.
@@ -133,7 +133,7 @@ class _State:
 
 @dataclass(frozen=True, eq=False)
 class _Request:
-    """What a fit asks for before it can go on: products with A (n, k), `GA` or, if only those, the weights XᵀA."""
+    """What a fit asks for before it can go on: GA or, if only those, the weights XᵀA, of A (n, k)."""
 
     coefficients: np.ndarray
     only_weights: bool = False
@@ -154,8 +154,8 @@ def fit_logistic(
 ) -> list[LogisticFit]:
     """Fit probes of several sets of labels to the same features, side by side.
 
-    The probes do not depend on each other, but their products with the features are taken together: one of 107
-    columns costs hardly more than one of 7.
+    The probes do not depend on each other, but their products with the features are taken together: one of
+    107 columns costs hardly more than one of 7.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """The disentanglement score.
 
-Symbols: a_direct, a_leak accuracies of the bias attribute, read from the features and from the subject probe's
-decision values; chance = 1 / number of bias values; σ standard deviation over folds (ddof 0).
+Symbols: a_direct, a_leak accuracies of the bias attribute, read from the features and from the subject
+probe's decision values; chance = 1 / number of bias values; σ standard deviation over folds (ddof 0).
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def score_means(direct: float, direct_sd: float, leak: float, leak_sd: float, ch
     """Score means and standard deviations over folds.
 
     ``D = 1 − E`` with ``E = (a_leak − chance) / (a_direct − chance)``, and its spread to first order,
-    ``E·√((σ_leak/(a_leak − chance))² + (σ_direct/(a_direct − chance))²)`` (SEM, arXiv:2603.19028, section 3.1).
+    ``E·√((σ_leak/(a_leak − chance))² + (σ_direct/(a_direct − chance))²)`` (SEM, arXiv:2603.19028, section
+    3.1).
 
     Returns
     -------

@@ -26,13 +26,18 @@ def open_store(
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which world of sentences, and where its embeddings lie."""
     parser.add_argument(
-        "--config", type=Path, default=CONFIG, metavar="FILE",
+        "--config",
+        type=Path,
+        default=CONFIG,
+        metavar="FILE",
         help="sentences of the study (default: config/studies/people.yml)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--data-root", type=Path, metavar="DIR",
+        "--data-root",
+        type=Path,
+        metavar="DIR",
         help="embeddings lie in DIR/disentanglement/ (default: data/ in the project of the config)",
-    )  # fmt: skip
+    )
 
 
 def distinct(lists: Sequence[Sequence[str]]) -> list[str]:

@@ -1,11 +1,12 @@
-"""What exactly did SEM turn down? The latents with the highest S_bias, what activates them, and each query's weights.
+"""Say what exactly SEM turned down.
 
-For a task setting of a dataset config (its queries, bias prompts and diverse prompts) and any backbone. Latents
-are ordered by S_bias; where it is equal, as it often is at 1, by how much the debiased embeddings move through
-the latent: ``mean over queries of |w − 1|·|h − m₀|·‖its decoder column‖``.
+The latents with the highest S_bias, the prompts that activate them most, and each query's weights.
+For a task setting of a dataset config (its queries, bias prompts and diverse prompts) and any backbone.
+Latents are ordered by S_bias; where it is equal, as it often is at 1, by how much the debiased embeddings
+move through the latent: ``mean over queries of |w − 1|·|h − m₀|·‖its decoder column‖``.
 
-Symbols: h latents of a query, m₀ their lower median over the diverse prompts, w SEM's weight (below 1 the latent
-is turned down towards m₀), see `debiasing_methods.sem`.
+Symbols: h latents of a query, m₀ their lower median over the diverse prompts, w SEM's weight (below 1 the
+latent is turned down towards m₀), see `debiasing_methods.sem`.
 """
 
 from __future__ import annotations
@@ -53,8 +54,9 @@ class Report:
     Attributes
     ----------
     latents : pandas.DataFrame
-        One row a chosen latent, in order: latent, s_bias, bias_class (the one it answers to most), neutral (m₀),
-        mean_weight, movement, and for each of the prompts that activate it most prompt_i and activation_i.
+        One row a chosen latent, in order: latent, s_bias, bias_class (the one it answers to most), neutral
+        (m₀), mean_weight, movement, and for each of the prompts that activate it most prompt_i and
+        activation_i.
     weights : pandas.DataFrame
         One row a query and chosen latent: query, latent, s_concept, s_bias, weight, before (h), neutral (m₀)
         and after, ``w·h + (1 − w)·m₀``.
@@ -170,8 +172,9 @@ def draw_figure(report: Report, title: str) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        Rows are latents, with bias class and the prompt that activates them most; darker is turned down further.
-        Cells say the weight; a dot where the latent is what it is in neutral prompts, so that no weight matters.
+        Rows are latents, with bias class and the prompt that activates them most; darker is turned down
+        further. Cells say the weight; a dot where the latent is what it is in neutral prompts, so that no
+        weight matters.
     """
     from matplotlib.figure import Figure
 
@@ -212,8 +215,10 @@ def describe(report: Report) -> str:
     active = weights[weights["before"] != weights["neutral"]]
     down = active["weight"] < 1
     return (
-        f"{len(bias)} latents with S_bias from {bias.max():.3f} to {bias.min():.3f}. They differ from neutral prompts "
-        f"in {len(active)} of {len(weights)} cases (query, latent); in {int(down.sum())} of these SEM turns them down, "
+        f"{len(bias)} latents with S_bias from {bias.max():.3f} to {bias.min():.3f}. They differ from "
+        "neutral prompts "
+        f"in {len(active)} of {len(weights)} cases (query, latent); in {int(down.sum())} of these SEM "
+        "turns them down, "
         f"by a weight of {active['weight'][down].mean():.2f} on average"
     )
 
@@ -221,10 +226,13 @@ def describe(report: Report) -> str:
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     parser = argparse.ArgumentParser(
-        description="What exactly did SEM turn down? For a bias attribute: the SAE latents with the highest S_bias, the "
+        description="What exactly did SEM turn down? For a bias attribute: the SAE latents with the "
+        "highest S_bias, the "
         "prompts that activate each most, and the weight that every query gives them.",
-        epilog="Writes neurons_<dataset>_<setting>_<backbone>_<method>.png and .pdf, …_latents.csv and …_weights.csv. "
-        "Example: neuron_report.py --config config/fairface.yml --setting stereotype_gender --backbone ViT-B-16",
+        epilog="Writes neurons_<dataset>_<setting>_<backbone>_<method>.png and .pdf, …_latents.csv and "
+        "…_weights.csv. "
+        "Example: neuron_report.py --config config/fairface.yml --setting stereotype_gender --backbone "
+        "ViT-B-16",
     )
     add = parser.add_argument
     add("--config", type=Path, required=True, metavar="FILE", help="dataset config, e.g. config/fairface.yml")
@@ -236,10 +244,18 @@ def build_parser() -> argparse.ArgumentParser:
         "--prompts-shown", type=int, default=5, metavar="N", help="prompts named for each latent (default: 5)"
     )
     add("--prompts", metavar="NAME", help="prompt set (default: the config's)")
-    add("--data-root", type=Path, metavar="DIR", help="folder of text_embeddings/ (default: data/ in the project of "
-        "the config)")  # fmt: skip
-    add("--text-embeddings", type=Path, metavar="FILE", help="take all text embeddings from this .npz file, with the "
-        "arrays prompts and embeddings")  # fmt: skip
+    add(
+        "--data-root",
+        type=Path,
+        metavar="DIR",
+        help="folder of text_embeddings/ (default: data/ in the project of the config)",
+    )
+    add(
+        "--text-embeddings",
+        type=Path,
+        metavar="FILE",
+        help="take all text embeddings from this .npz file, with the arrays prompts and embeddings",
+    )
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     add("--output-dir", type=Path, default=OUTPUT_DIR, metavar="DIR", help="default: study_output/neurons/")
     return parser

@@ -1,7 +1,7 @@
 """Draw every version's sentences in the plane of their two principal components, by bias value.
 
-One panel a version, each with a PCA of its own, on shared axes: the further the bias values lie apart, the more
-of the embeddings' spread is the bias. Values differ in marker and lightness as well as colour.
+One panel a version, each with a PCA of its own, on shared axes: the further the bias values lie apart, the
+more of the embeddings' spread is the bias. Values differ in marker and lightness as well as colour.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SEED = 42
-# Colours that any colour vision tells apart (after Okabe and Ito), a light and a dark one first, with markers; the
-# neutral sentences are crosses.
+# Colours that any colour vision tells apart (after Okabe and Ito), a light one and a dark one first, and
+# markers. The neutral sentences are crosses.
 _STYLES = (("#F0C040", "o"), ("#0072B2", "s"), ("#000000", "^"), ("#009E73", "D"), ("#D55E00", "v"),
            ("#56B4E9", "P"), ("#CC79A7", "*"))  # fmt: skip
 _NEUTRAL = ("#707070", "x")
@@ -122,9 +122,11 @@ def tabulate(planes: Mapping[str, Plane], values: Sequence[str], subjects: Seque
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = build_parser(
-        "Draw sentences that differ in a bias value in the plane of their two principal components, one panel a "
+        "Draw sentences that differ in a bias value in the plane of their two principal components, one "
+        "panel a "
         "debiased version.",
-        "Writes pca_<backbone>.png and .pdf, and the points as .csv. Example: pca.py --versions vanilla orth-proj "
+        "Writes pca_<backbone>.png and .pdf, and the points as .csv. Example: pca.py --versions vanilla "
+        "orth-proj "
         "sem-b-neutral",
     )
     args = parser.parse_args(argv)

@@ -1,11 +1,11 @@
-"""The embeddings of the qualitative study: one sentence a subject and bias value, in several debiased versions.
+"""The embeddings of the qualitative study: sentences about subjects, in several debiased versions.
 
 Symbols: P subjects, B bias values, d embedding dimension. Every version is an array (B + 1, P, d) of unit
 vectors: the sentences with each bias value and, last, the neutral ones.
 
 A version is a text method by its result name, or ``sem-b-neutral``: SEM_b whose concept score is taken of the
-neutral sentence of the same subject, while the latents that it modulates are the sentence's own. That is how the
-published study uses SEM_b; ``sem-b`` is the method as the evaluation uses it.
+neutral sentence of the same subject, while the latents that it modulates are the sentence's own. That is how
+the published study uses SEM_b; ``sem-b`` is the method as the evaluation uses it.
 """
 
 from __future__ import annotations
@@ -191,7 +191,8 @@ def _check_version(version: str) -> None:
     names = version_names()
     if version in METHODS and version not in names:
         raise InputError(
-            f"--versions: {version} needs more than text and an SAE (images, or maps trained for its queries), so "
+            f"--versions: {version} needs more than text and an SAE (images, or maps trained for its "
+            "queries), so "
             f"the study has no version of it; choose from: {choices(names)}"
         )
     if version not in names:
@@ -210,18 +211,41 @@ def build_parser(description: str, epilog: str) -> argparse.ArgumentParser:
     """Describe the command line that the figure and the table share."""
     parser = argparse.ArgumentParser(description=description, epilog=epilog)
     add = parser.add_argument
-    add("--config", type=Path, default=ROOT / "config" / "studies" / "people.yml", metavar="FILE",
-        help="sentences of the study (default: config/studies/people.yml)")  # fmt: skip
+    add(
+        "--config",
+        type=Path,
+        default=ROOT / "config" / "studies" / "people.yml",
+        metavar="FILE",
+        help="sentences of the study (default: config/studies/people.yml)",
+    )
     add("--backbone", metavar="B", help="a backbone of the config (default: the one that it names)")
-    add("--versions", nargs="+", default=list(DEFAULT_VERSIONS), metavar="V", help="versions to compare, of "
-        f"{', '.join(version_names())} (default: {' '.join(DEFAULT_VERSIONS)})")  # fmt: skip
-    add("--prompts", default="default", metavar="NAME", help="prompt set of the bias prompts and diverse prompts; "
-        "its SAE is looked for first (default: %(default)s)")  # fmt: skip
+    add(
+        "--versions",
+        nargs="+",
+        default=list(DEFAULT_VERSIONS),
+        metavar="V",
+        help=f"versions to compare, of {', '.join(version_names())} (default: {' '.join(DEFAULT_VERSIONS)})",
+    )
+    add(
+        "--prompts",
+        default="default",
+        metavar="NAME",
+        help="prompt set of the bias prompts and diverse prompts; "
+        "its SAE is looked for first (default: %(default)s)",
+    )
     add("--sae", type=Path, metavar="FILE", help="SAE weights (default: where SEM looks for the backbone's)")
-    add("--data-root", type=Path, metavar="DIR", help="folder of text_embeddings/ (default: data/ in the project of "
-        "the config)")  # fmt: skip
-    add("--text-embeddings", type=Path, metavar="FILE", help="take all text embeddings from this .npz file, with the "
-        "arrays prompts and embeddings")  # fmt: skip
+    add(
+        "--data-root",
+        type=Path,
+        metavar="DIR",
+        help="folder of text_embeddings/ (default: data/ in the project of the config)",
+    )
+    add(
+        "--text-embeddings",
+        type=Path,
+        metavar="FILE",
+        help="take all text embeddings from this .npz file, with the arrays prompts and embeddings",
+    )
     add(
         "--device",
         choices=("cpu", "cuda"),
