@@ -162,8 +162,8 @@ def show(facts: dict[str, Any]) -> None:
     """Print what was measured."""
     ours = facts["ours"]
     print(
-        f"ours: {ours['seconds']:.1f} s ({ours['processor_seconds']:.1f} s of processor), "
-        f"peak {facts['peak_gib']:.2f} GiB"
+        f"ours: {ours['seconds']:.1f} s ({ours['processor_seconds']:.1f} s of processor), peak "
+        f"{facts['peak_gib']:.2f} GiB"
     )
     for name, direct in facts.items():
         if name.startswith("direct"):

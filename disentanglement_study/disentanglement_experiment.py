@@ -21,35 +21,32 @@ if __package__ in (None, ""):  # run by path: make the project importable
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from bias_evaluation.configs import Backbone
-from bias_evaluation.encoder import describe_missing
+from bias_evaluation.encoder import TextStore, describe_missing
 from bias_evaluation.results import versions
 from bias_evaluation.study_config import ProbeSentences, StudyConfig, load_study_config
 from bias_evaluation.weights import sae_file
 from debiasing_methods.errors import InputError, run_main
 from debiasing_methods.files import read_json, sha256_file, sha256_json, write_json
-from debiasing_methods.sae import SparseAutoencoder, load_sae
+from debiasing_methods.sae import load_sae
+from disentanglement_study.latents import sae_facts, sae_latents
 from disentanglement_study.probes import FoldResult, ProbeSettings, check_sizes, cross_validate
 from disentanglement_study.score import score_folds
 from disentanglement_study.sentences import ROOT, add_common_options, open_store
 
 FEATURES = ("clip", "sae")
 OUTPUT_DIR = ROOT / "study_output" / "disentanglement"
-_ROWS = 1024  # sentences that are encoded by the SAE together
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     parser = argparse.ArgumentParser(
         description="Fit probes for the subject and for a bias attribute to text embeddings or their SAE "
-        "latents, "
-        "and say how much of the attribute can be read from the subject probe's decision values.",
-        epilog="Example: disentanglement_experiment.py --backbone ViT-B-16 --bias gender --feature sae. Run "
-        "precompute_dataset.py first.",
+        "latents, and say how much of the attribute can be read from the subject probe's decision values.",
+        epilog="Example: disentanglement_experiment.py --backbone ViT-B-16 --bias gender --feature sae. "
+        "Run precompute_dataset.py first.",
     )
     add_common_options(parser)
     add = parser.add_argument
@@ -94,15 +91,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = load_study_config(args.config)
     backbone, sentences = config.backbone(args.backbone), config.probe_sentences(args.bias)
     settings = ProbeSettings(folds=args.folds, tol=args.tol)
-    values = config.biases[args.bias]
-    check_sizes(len(sentences.sentences), len(config.subjects), len(values), settings.folds)
-    store = open_store(backbone, args.data_root or config.root / "data", given=args.text_embeddings)
-    if missing := store.missing(sentences.sentences):
-        raise InputError(
-            f"{describe_missing(missing, store.path)}; run disentanglement_study/precompute_dataset.py "
-            "--backbones "
-            f"{backbone.name} --config {args.config}"
-        )
+    if not settings.tol > 0:
+        raise InputError(f"--tol must be above 0, got {settings.tol}")
+    n_values = len(config.biases[args.bias])
+    check_sizes(len(sentences.sentences), len(config.subjects), n_values, settings.folds)
+    store = _open_complete(args, config, backbone, sentences)
     file = sae_file(config.root, args.prompts, backbone, args.sae) if args.feature == "sae" else None
     sae = None if file is None else load_sae(file.path, dim=backbone.dim, make=file.make)
     digests = {
@@ -117,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     started = time.monotonic()
     embeddings = store.embed(sentences.sentences)
-    features = embeddings.numpy().astype(np.float64) if sae is None else latents(sae, embeddings)
+    features = embeddings.double().numpy() if sae is None else sae_latents(sae, embeddings)
     results = _run(features, sentences, settings, f"{backbone.stem}, {args.bias}, {args.feature}")
     record = {
         "study": "disentanglement",
@@ -125,8 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "bias": args.bias,
         "feature": args.feature,
         "subject": config.subject,
-        "values": list(values),
-        **summarise(results, len(values)),
+        "values": list(config.biases[args.bias]),
+        **summarise(results, n_values),
         "sizes": _sizes(config, sentences, features),
         "sae": None if sae is None else sae_facts(sae, embeddings, features, backbone, file.path),
         "settings": asdict(settings),
@@ -138,6 +131,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _open_complete(
+    args: argparse.Namespace, config: StudyConfig, backbone: Backbone, sentences: ProbeSentences
+) -> TextStore:
+    """Open the text embeddings; `InputError` where a sentence is missing."""
+    store = open_store(backbone, args.data_root or config.root / "data", given=args.text_embeddings)
+    if missing := store.missing(sentences.sentences):
+        raise InputError(
+            f"{describe_missing(missing, store.path)}; to make them: precompute_dataset.py --backbones "
+            f"{backbone.name} --config {args.config}"
+        )
+    return store
+
+
 def _is_kept(path: Path, digests: dict[str, str]) -> bool:
     """Whether a result holds; `InputError` where it was made from other inputs."""
     record = read_json(path, "result of the disentanglement study")
@@ -146,37 +152,6 @@ def _is_kept(path: Path, digests: dict[str, str]) -> bool:
     if changed:
         raise InputError(f"{path} was made from another {', '.join(changed)}; pass --overwrite to replace it")
     return True
-
-
-def latents(sae: SparseAutoencoder, embeddings: Tensor) -> np.ndarray:
-    """SAE latents ``(n, s)``, float32, of raw embeddings ``(n, d)``."""
-    out = np.empty((len(embeddings), sae.n_latents), dtype=np.float32)
-    for start in range(0, len(embeddings), _ROWS):
-        out[start : start + _ROWS] = sae.encode(embeddings[start : start + _ROWS]).numpy()
-    return out
-
-
-def sae_facts(
-    sae: SparseAutoencoder, embeddings: Tensor, latents: np.ndarray, backbone: Backbone, path: Path
-) -> dict[str, float]:
-    """How dense the latents are, and how well the SAE rebuilds the sentences; a warning where it does not.
-
-    An SAE of another backbone of the same width passes every check of shapes; what gives it away is that it
-    rebuilds the embeddings worse than their mean does. It is no error: an SAE trained on other data may, too.
-    """
-    error = 0.0
-    for start in range(0, len(embeddings), _ROWS):
-        rebuilt = sae.decode(torch.from_numpy(latents[start : start + _ROWS]))
-        error += float((embeddings[start : start + _ROWS] - rebuilt).square().sum())
-    fvu = error / float((embeddings - embeddings.mean(0)).square().sum())
-    if fvu >= 1:
-        print(
-            f"warning: {path} rebuilds the text embeddings of {backbone.name} worse than their mean does "
-            "(fraction "
-            f"of variance unexplained {fvu:.2f}); is it the SAE of another backbone?",
-            file=sys.stderr,
-        )
-    return {"fvu": fvu, "active_share": float(np.count_nonzero(latents) / latents.size)}
 
 
 def _run(

@@ -173,8 +173,9 @@ def _label_bar(axes: Axes, x: float, score: Score | None, *, published: bool) ->
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     parser = argparse.ArgumentParser(
-        description="Draw disentanglement.png and .pdf from the JSON files of disentanglement_experiment.py: "
-        "disentanglement scores, one panel a backbone, CLIP beside CLIP + SAE.",
+        description="Draw disentanglement.png and .pdf from the JSON files of "
+        "disentanglement_experiment.py: disentanglement scores, one panel a backbone, CLIP beside CLIP + "
+        "SAE.",
         epilog="With --published and no results, the paper's figures alone are drawn.",
     )
     add = parser.add_argument

@@ -26,8 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     parser = argparse.ArgumentParser(
         description="Embed the sentences of the disentanglement study, of every bias attribute in the "
-        "config. What "
-        "is there already is kept.",
+        "config. What is there already is kept.",
         epilog="Example: precompute_dataset.py --backbones ViT-B-16 --device cuda",
     )
     add_common_options(parser)

@@ -202,8 +202,7 @@ def cross_validate(
         if len(np.unique(biases[train])) < biases.max() + 1:
             raise InputError(
                 "a fold's training part lacks a value of the bias attribute; add templates, so that every "
-                "subject "
-                "has sentences with every value in it"
+                "subject has sentences with every value in it"
             )
         yield run_fold(
             (features[train], subjects[train], biases[train]),

@@ -64,8 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Content preservation (CP: how close the debiased sentences stay to the raw neutral one) and bias "
         "neutralisation (BN: how close they come to each other) of sentences that differ in a bias value.",
         "Writes cp_bn_<backbone>.csv, .md (three decimals) and .json (all digits, and what it was made "
-        "from). "
-        "Example: compute_cp_and_bn.py --versions vanilla orth-proj sem-b sem-b-neutral sem-bi",
+        "from). Example: compute_cp_and_bn.py --versions vanilla orth-proj sem-b sem-b-neutral sem-bi",
     )
     args = parser.parse_args(argv)
     maker = open_maker(args)

@@ -216,10 +216,8 @@ def describe(report: Report) -> str:
     down = active["weight"] < 1
     return (
         f"{len(bias)} latents with S_bias from {bias.max():.3f} to {bias.min():.3f}. They differ from "
-        "neutral prompts "
-        f"in {len(active)} of {len(weights)} cases (query, latent); in {int(down.sum())} of these SEM "
-        "turns them down, "
-        f"by a weight of {active['weight'][down].mean():.2f} on average"
+        f"neutral prompts in {len(active)} of {len(weights)} cases (query, latent); in {int(down.sum())} of "
+        f"these SEM turns them down, by a weight of {active['weight'][down].mean():.2f} on average"
     )
 
 
@@ -227,12 +225,10 @@ def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     parser = argparse.ArgumentParser(
         description="What exactly did SEM turn down? For a bias attribute: the SAE latents with the "
-        "highest S_bias, the "
-        "prompts that activate each most, and the weight that every query gives them.",
+        "highest S_bias, the prompts that activate each most, and the weight that every query gives them.",
         epilog="Writes neurons_<dataset>_<setting>_<backbone>_<method>.png and .pdf, …_latents.csv and "
-        "…_weights.csv. "
-        "Example: neuron_report.py --config config/fairface.yml --setting stereotype_gender --backbone "
-        "ViT-B-16",
+        "…_weights.csv. Example: neuron_report.py --config config/fairface.yml --setting "
+        "stereotype_gender --backbone ViT-B-16",
     )
     add = parser.add_argument
     add("--config", type=Path, required=True, metavar="FILE", help="dataset config, e.g. config/fairface.yml")

@@ -123,11 +123,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = build_parser(
         "Draw sentences that differ in a bias value in the plane of their two principal components, one "
-        "panel a "
-        "debiased version.",
+        "panel a debiased version.",
         "Writes pca_<backbone>.png and .pdf, and the points as .csv. Example: pca.py --versions vanilla "
-        "orth-proj "
-        "sem-b-neutral",
+        "orth-proj sem-b-neutral",
     )
     args = parser.parse_args(argv)
     maker = open_maker(args)

@@ -192,8 +192,7 @@ def _check_version(version: str) -> None:
     if version in METHODS and version not in names:
         raise InputError(
             f"--versions: {version} needs more than text and an SAE (images, or maps trained for its "
-            "queries), so "
-            f"the study has no version of it; choose from: {choices(names)}"
+            f"queries), so the study has no version of it; choose from: {choices(names)}"
         )
     if version not in names:
         raise unknown("version", version, names, "--versions")
@@ -230,8 +229,8 @@ def build_parser(description: str, epilog: str) -> argparse.ArgumentParser:
         "--prompts",
         default="default",
         metavar="NAME",
-        help="prompt set of the bias prompts and diverse prompts; "
-        "its SAE is looked for first (default: %(default)s)",
+        help="prompt set of the bias prompts and diverse prompts; its SAE is looked for first (default: "
+        "%(default)s)",
     )
     add("--sae", type=Path, metavar="FILE", help="SAE weights (default: where SEM looks for the backbone's)")
     add(
