@@ -188,8 +188,9 @@ def describe(record: dict[str, Any]) -> str:
     shown = [f"{name} {record[name]['mean']:.4f} ± {record[name]['sd']:.4f}" for name in
              ("a_subject", "a_direct", "a_leak")]  # fmt: skip
     score = record["score"]
-    value = score["undefined"] or f"{score['value']:.3f} ± {score['spread']:.3f}"
-    return f"{record['backbone']}, {record['bias']}, {record['feature']}: {', '.join(shown)}, D {value}"
+    value = "undefined" if score["value"] is None else f"{score['value']:.3f} ± {score['spread']:.3f}"
+    why = f" ({score['undefined']})" if score["undefined"] else ""
+    return f"{record['backbone']}, {record['bias']}, {record['feature']}: {', '.join(shown)}, D {value}{why}"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from sklearn.model_selection import StratifiedKFold
 from debiasing_methods.errors import InputError
 from disentanglement_study.row_space import GramOperator, LogisticFit, fit_logistic
 
-_ROWS = 256  # sentences that are standardised together: bounds the float64 copies
+_ROWS = 64  # sentences that are standardised together: bounds the float64 copies
 
 
 @dataclass(frozen=True)
@@ -96,28 +96,36 @@ def standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.nda
     tuple of numpy.ndarray, (n, r), (m, r)
         In the dtype of the features; r of the p features are left.
     """
-    n, eps = len(train), np.finfo(np.float64).eps
-    mean = train.mean(axis=0, dtype=np.float64)
-    variance = np.zeros_like(mean)
-    for block in _row_blocks(train):
-        variance += np.square(block - mean).sum(axis=0)
-    variance /= n
-    varies = variance > n * eps * variance + (n * mean * eps) ** 2  # StandardScaler's bound on rounding
-    mean, scale = mean[varies], np.sqrt(variance[varies])
-    everything = bool(varies.all())
-    parts = []
-    for part in (train, test):
-        out = np.empty((len(part), len(mean)), part.dtype)
-        for start, block in enumerate(_row_blocks(part)):
-            rows = slice(start * _ROWS, start * _ROWS + len(block))
-            out[rows] = ((block if everything else block[:, varies]) - mean) / scale
-        parts.append(out)
-    return parts[0], parts[1]
+    mean, variance = _moments(train)
+    rounding = (
+        len(train) * np.finfo(np.float64).eps
+    )  # StandardScaler's bound, below which a feature is constant
+    varies = np.flatnonzero(variance > rounding * variance + (rounding * mean) ** 2)
+    columns = slice(None) if len(varies) == len(mean) else varies
+    dtype = train.dtype
+    mean, factor = mean[varies].astype(dtype), (1 / np.sqrt(variance[varies])).astype(dtype)
+    parts = np.empty((len(train), len(varies)), dtype), np.empty((len(test), len(varies)), dtype)
+    for part, out in zip((train, test), parts, strict=True):
+        for rows in _row_blocks(len(part)):
+            np.subtract(part[rows, columns], mean, out=out[rows])
+            out[rows] *= factor
+    return parts
 
 
-def _row_blocks(x: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(x), _ROWS):
-        yield x[start : start + _ROWS]
+def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance (ddof 0) of the columns, float64, in one pass; a constant column's variance is 0."""
+    shift = x[0].astype(np.float64)  # keeps the two terms of the variance small
+    total, squares = np.zeros_like(shift), np.zeros_like(shift)
+    for rows in _row_blocks(len(x)):
+        block = x[rows] - shift
+        total += block.sum(axis=0)
+        squares += np.einsum("ij,ij->j", block, block)
+    offset = total / len(x)
+    return shift + offset, np.maximum(squares / len(x) - offset**2, 0)
+
+
+def _row_blocks(n: int) -> Iterator[slice]:
+    return (slice(start, start + _ROWS) for start in range(0, n, _ROWS))
 
 
 def fit_probes(

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT_DIR = ROOT / "study_output" / "neurons"
 VARIANTS = ("sem-b", "sem-bi")
-_DRAWN = 40  # characters of a prompt that the figure shows
+_DRAWN = 40  # characters of a prompt, and latents, that the figure shows
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,20 +172,20 @@ def draw_figure(report: Report, title: str) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        Rows are latents, with bias class and the prompt that activates them most; darker is turned down
-        further. Cells say the weight; a dot where the latent is what it is in neutral prompts, so that no
-        weight matters.
+        Rows are the first 40 latents, with bias class and the prompt that activates them most; darker is
+        turned down further. Cells say the weight; a dot where the latent is what it is in neutral prompts, so
+        that no weight matters.
     """
     from matplotlib.figure import Figure
 
     queries = list(dict.fromkeys(report.weights["query"]))
-    k = len(report.latents)
+    latents = report.latents[:_DRAWN]
     weights, before, neutral = (
-        report.weights[column].to_numpy().reshape(len(queries), k).T
+        report.weights[column].to_numpy().reshape(len(queries), -1).T[:_DRAWN]
         for column in ("weight", "before", "neutral")
     )
     idle = before == neutral
-    figure = Figure(figsize=(5.2 + 0.42 * len(queries), 2.2 + 0.27 * k), layout="constrained")
+    figure = Figure(figsize=(5.2 + 0.42 * len(queries), 2.2 + 0.27 * len(latents)), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(np.ma.array(weights, mask=idle), cmap="cividis", vmin=0, vmax=2, aspect="auto")
     for (i, j), weight in np.ndenumerate(weights):
@@ -196,9 +196,9 @@ def draw_figure(report: Report, title: str) -> Figure:
     axes.set_xticks(range(len(queries)), [_short(q) for q in queries], rotation=45, ha="right")
     labels = [
         f"{_short(row.prompt_1)}   {row.bias_class}   {row.s_bias:.2f}   #{row.latent}"
-        for row in report.latents.itertuples()
+        for row in latents.itertuples()
     ]
-    axes.set_yticks(range(k), labels, fontsize=8)
+    axes.set_yticks(range(len(latents)), labels, fontsize=8)
     axes.set_title(f"{title}\nrows: most activating prompt, bias class, S_bias, latent", fontsize=10)
     bar = figure.colorbar(image, ax=axes, pad=0.01, extend="max")
     bar.set_label("weight w (below 1: turned down)")
