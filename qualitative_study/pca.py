@@ -85,7 +85,7 @@ def draw_figure(planes: Mapping[str, Plane], values: Sequence[str]) -> Figure:
         for i, (points, label, (color, marker)) in enumerate(series):
             # later series are smaller: where embeddings coincide, those below still show
             line = {"linewidths": 1.0} if marker == "x" else {"linewidths": 0.5, "edgecolors": "black"}
-            axes.scatter(*points.T, s=max(16, 46 - 10 * i), c=color, marker=marker, label=label, **line)
+            axes.scatter(*points.T, s=max(14, 56 - 26 * i), c=color, marker=marker, label=label, **line)
         axes.set_title(f"{display_name(name)}\n({plane.explained:.0%} of variance)", fontsize=10)
         axes.set_xlabel("1st component")
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
