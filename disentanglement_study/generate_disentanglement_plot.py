@@ -1,8 +1,8 @@
 """Draw the disentanglement scores from the experiments' JSON files.
 
-One panel a backbone, bars a bias attribute. CLIP stands beside CLIP + SAE, with the
-spread as error bar; ``--published`` puts the paper's figures beside
-ours. Series differ in lightness and hatching, so that the figure reads in print and with any colour vision.
+One panel a backbone, bars a bias attribute. CLIP stands beside CLIP + SAE, with the spread as error bar;
+``--published`` puts the paper's figures beside ours. Series differ in lightness and hatching, so that the
+figure reads in print and with any colour vision.
 """
 
 from __future__ import annotations

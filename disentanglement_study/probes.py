@@ -95,12 +95,19 @@ def standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.nda
     -------
     tuple of numpy.ndarray, (n, r), (m, r)
         In the dtype of the features; r of the p features are left.
+
+    Raises
+    ------
+    InputError
+        No feature varies.
     """
     mean, variance = _moments(train)
-    rounding = (
-        len(train) * np.finfo(np.float64).eps
-    )  # StandardScaler's bound, below which a feature is constant
+    rounding = len(train) * np.finfo(np.float64).eps  # as StandardScaler tells a constant feature from others
     varies = np.flatnonzero(variance > rounding * variance + (rounding * mean) ** 2)
+    if not len(varies):
+        raise InputError(
+            "no feature varies over the sentences of a training part, so there is nothing to read"
+        )
     columns = slice(None) if len(varies) == len(mean) else varies
     dtype = train.dtype
     mean, factor = mean[varies].astype(dtype), (1 / np.sqrt(variance[varies])).astype(dtype)

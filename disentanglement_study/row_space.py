@@ -4,9 +4,9 @@ Symbols: n sentences, p > n features, K classes, X (n, p) features with columns 
 one-hot labels, P softmax probabilities, W (p, k) weights, b (k,) intercepts, λ = 1/(Cn); k = K, but 1 for two
 classes: the first class's logit is then 0, as in scikit-learn.
 
-The objective is scikit-learn's, ``mean over sentences of −log P[i, y_i] + λ/2 ‖W‖²``. Its gradient is ``Xᵀ(P
-− Y)/n + λW``, so from W = 0 on everything that a gradient method meets lies in the row space of X: weights,
-gradients and directions are kept as A (n, k) with ``W = XᵀA``, beside their images ``XW = GA``. Inner
+The objective is scikit-learn's, ``mean over sentences of −log P[i, y_i] + λ/2 ‖W‖²``. Its gradient is
+``Xᵀ(P − Y)/n + λW``, so from W = 0 on everything that a gradient method meets lies in the row space of X:
+weights, gradients and directions are kept as A (n, k) with ``W = XᵀA``, beside their images ``XW = GA``. Inner
 products are ``⟨XᵀA, XᵀB⟩ = Σ A∘(GB)``, whatever the rank of X; nothing is truncated. The image of a
 combination is the combination of the images, so a line search needs no product with X, and an iteration needs
 one product with G: as X(XᵀA), or with G itself once the iterations have done as much work as it takes to form

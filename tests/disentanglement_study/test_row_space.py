@@ -7,6 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from debiasing_methods.errors import InputError
 from disentanglement_study.probes import ProbeSettings, fit_probes, standardise
 from disentanglement_study.row_space import GramOperator, fit_logistic
 
@@ -106,3 +107,8 @@ def test_narrow_features_go_to_scikit_learn_itself() -> None:
     direct = LogisticRegression(max_iter=1000, random_state=42).fit(x, y)
     np.testing.assert_allclose(fit.decision_function(x), direct.decision_function(x))
     np.testing.assert_array_equal(fit.predict(x), direct.predict(x))
+
+
+def test_features_that_say_nothing_are_an_error() -> None:
+    with pytest.raises(InputError, match="no feature varies"):
+        standardise(np.ones((10, 3), dtype=np.float32), np.ones((2, 3), dtype=np.float32))
