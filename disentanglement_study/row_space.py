@@ -6,8 +6,8 @@ classes: the first class's logit is then 0, as in scikit-learn.
 
 The objective is scikit-learn's, ``mean over sentences of −log P[i, y_i] + λ/2 ‖W‖²``. Its gradient is
 ``Xᵀ(P − Y)/n + λW``, so from W = 0 on everything that a gradient method meets lies in the row space of X:
-weights, gradients and directions are kept as A (n, k) with ``W = XᵀA``, beside their images ``XW = GA``. Inner
-products are ``⟨XᵀA, XᵀB⟩ = Σ A∘(GB)``, whatever the rank of X; nothing is truncated. The image of a
+weights, gradients and directions are kept as A (n, k) with ``W = XᵀA``, beside their images ``XW = GA``.
+Inner products are ``⟨XᵀA, XᵀB⟩ = Σ A∘(GB)``, whatever the rank of X; nothing is truncated. The image of a
 combination is the combination of the images, so a line search needs no product with X, and an iteration needs
 one product with G: as X(XᵀA), or with G itself once the iterations have done as much work as it takes to form
 G (then an iteration costs 2n²k operations in place of 4npk).
