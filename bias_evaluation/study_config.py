@@ -7,7 +7,7 @@ bias attribute; `{a_subject}` and `{a_bias}` put "a" or "an" before the words.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,7 +132,7 @@ class StudyConfig:
         return ProbeSentences(sentences, subjects, biases)
 
 
-def _fill(template: str, **words: str):
+def _fill(template: str, **words: str) -> Iterator[str]:
     """Expand one template with one word for each slot."""
     section = {"frames": [template], "words": {name: [word] for name, word in words.items()}}
     return expand_frames(Section(section, f"template '{template}'"))
