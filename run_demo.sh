@@ -3,6 +3,7 @@
 #
 #   bash run_demo.sh            runs what is not done yet
 #   bash run_demo.sh --fresh    starts over
+#   bash run_demo.sh --studies  then the two studies and the neuron report in the same world
 #   bash run_demo.sh --help     says what else there is
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"

@@ -56,6 +56,9 @@ class QueryGroup:
         For each query, other wordings of it.
     bias_prompts : tuple of Tensor of shape (n_c, d)
         For each bias class, prompts that describe it.
+    concepts : Tensor of shape (Q, d) or None
+        For each query, the sentence that says what its concept is, where that is not the query itself (sem-b
+        in the qualitative study: the same sentence without the bias value).
     """
 
     queries: Tensor
@@ -68,6 +71,7 @@ class QueryGroup:
     helpful: Tensor | None = None
     paraphrases: tuple[Tensor, ...] = ()
     bias_prompts: tuple[Tensor, ...] = ()
+    concepts: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Check that the matrices go together."""
@@ -82,6 +86,8 @@ class QueryGroup:
                     )
         if self.paraphrases and len(self.paraphrases) != len(self.queries):
             raise ValueError(f"{len(self.paraphrases)} lists of paraphrases for {len(self.queries)} queries")
+        if self.concepts is not None and len(self.concepts) != len(self.queries):
+            raise ValueError(f"{len(self.concepts)} concept sentences for {len(self.queries)} queries")
 
 
 def _tensors(value: object) -> tuple[Tensor, ...]:

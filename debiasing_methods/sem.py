@@ -11,6 +11,7 @@ counting problem: the columns of A are sorted once, and each F is a binary searc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -48,8 +49,26 @@ class Percentiles:
 def bias_scores(diverse: Percentiles, bias_latents: Sequence[Tensor]) -> Tensor:
     """S_bias: how specifically each latent answers to one bias class.
 
-    ``S_bias = max(0, max over c of min(g_c, r_c))``: g_c = F(m_c) against the diverse prompts, r_c the same
-    share against the prompts of all other bias classes together.
+    ``S_bias = max(0, max over c of min(g_c, r_c))``, of the scores of `class_scores`.
+
+    Parameters
+    ----------
+    diverse, bias_latents
+        As for `class_scores`.
+
+    Returns
+    -------
+    Tensor of shape (s,)
+        Between 0 and 1. With a single bias class there is nothing to compare with: all zeros.
+    """
+    return class_scores(diverse, bias_latents).amax(0).clamp(min=0)
+
+
+def class_scores(diverse: Percentiles, bias_latents: Sequence[Tensor]) -> Tensor:
+    """How specifically each latent answers to each bias class: ``min(g_c, r_c)``.
+
+    g_c = F(m_c) against the diverse prompts, r_c the same share against the prompts of all other bias classes
+    together.
 
     Parameters
     ----------
@@ -60,8 +79,8 @@ def bias_scores(diverse: Percentiles, bias_latents: Sequence[Tensor]) -> Tensor:
 
     Returns
     -------
-    Tensor of shape (s,)
-        Between 0 and 1. With a single bias class there is nothing to compare with: all zeros.
+    Tensor of shape (C, s)
+        Between 0 and 1.
     """
     classes = [Percentiles(latents) for latents in bias_latents]
     medians = torch.stack([c.median() for c in classes])  # (C, s)
@@ -71,7 +90,32 @@ def bias_scores(diverse: Percentiles, bias_latents: Sequence[Tensor]) -> Tensor:
     sizes = torch.tensor([c.n for c in classes], device=medians.device)
     others = (sizes.sum() - sizes).clamp(min=1)[:, None]
     relative = (below.sum(0) - own).to(medians.dtype) / others
-    return torch.minimum(general, relative).amax(0).clamp(min=0)
+    return torch.minimum(general, relative)
+
+
+@dataclass(frozen=True, eq=False)
+class Modulation:
+    """What SEM does to the latents of some queries (s latents, Q queries).
+
+    Attributes
+    ----------
+    latents : Tensor of shape (Q, s)
+        h, as they are before.
+    concept : Tensor of shape (Q, s)
+        S_concept.
+    bias : Tensor of shape (Q, s) or None
+        S_bias of each query's group; None where the variant has none.
+    weights : Tensor of shape (Q, s)
+        w: below 1 a latent is turned down towards m₀, above 1 it is turned up.
+    debiased : Tensor of shape (Q, s)
+        ``w∘h + (1 − w)∘m₀``.
+    """
+
+    latents: Tensor
+    concept: Tensor
+    bias: Tensor | None
+    weights: Tensor
+    debiased: Tensor
 
 
 class SparseEmbeddingModulation(DebiasingMethod):
@@ -101,16 +145,35 @@ class SparseEmbeddingModulation(DebiasingMethod):
         self, groups: Sequence[QueryGroup], reference: ReferenceImages | None = None
     ) -> list[Tensor]:
         """Modulate the latents of each query; the result is raw (on the scale of the text tower)."""
+        debiased = self.sae.decode(self.modulate(groups).debiased)
+        return [part.contiguous() for part in debiased.split([len(group.queries) for group in groups])]
+
+    def modulate(self, groups: Sequence[QueryGroup]) -> Modulation:
+        """Score, weigh and change the latents of the queries of all groups, in their order.
+
+        Parameters
+        ----------
+        groups : sequence of QueryGroup
+            Raw text embeddings.
+
+        Returns
+        -------
+        Modulation
+
+        Raises
+        ------
+        ValueError
+            A group lacks a kind of prompt that the method needs.
+        """
         self.check(groups)
-        bias = self._bias_scores(groups)
-        latents = [self._latents(group) for group in groups]
+        scores = self._bias_scores(groups)
+        found = [self._latents(group) for group in groups]
         rows = [len(group.queries) for group in groups]
-        debiased = self._modulate(
-            torch.cat([h for h, _ in latents]),
-            torch.cat([concept for _, concept in latents]),
-            torch.cat([b.expand(n, -1) for b, n in zip(bias, rows, strict=True)]) if bias else None,
-        )
-        return [part.contiguous() for part in debiased.split(rows)]
+        h = torch.cat([latents for latents, _ in found])
+        concept = self.diverse.score(torch.cat([latents for _, latents in found]))
+        bias = torch.cat([b.expand(n, -1) for b, n in zip(scores, rows, strict=True)]) if scores else None
+        w = self._weight(concept, bias)
+        return Modulation(h, concept, bias, w, w * h + (1 - w) * self.neutral)
 
     def _bias_scores(self, groups: Sequence[QueryGroup]) -> list[Tensor]:
         """S_bias of each group, once for groups that share their bias prompts; nothing if not needed."""
@@ -134,10 +197,6 @@ class SparseEmbeddingModulation(DebiasingMethod):
     def _weight(self, concept: Tensor, bias: Tensor | None) -> Tensor:
         """Weigh by the concept scores and, where the variant has them, the bias scores."""
         return (1 + concept - bias) ** 2
-
-    def _modulate(self, h: Tensor, concept: Tensor, bias: Tensor | None) -> Tensor:
-        w = self._weight(self.diverse.score(concept), bias)
-        return self.sae.decode(w * h + (1 - w) * self.neutral)
 
 
 class SemI(SparseEmbeddingModulation):
@@ -171,6 +230,9 @@ class SemB(SparseEmbeddingModulation):
     -----
     A latent is turned down where it is specific to a bias class (S_bias near 1) and up where the query
     stands out in it. It does not promise that the SAE separates bias from content.
+
+    Where a group has `concepts`, F is taken of their latents in place of the queries' own: the published
+    qualitative study scores the concept of "a female nurse" on "a nurse".
     """
 
     name = "sem-b"
@@ -178,7 +240,7 @@ class SemB(SparseEmbeddingModulation):
 
     def _latents(self, group: QueryGroup) -> tuple[Tensor, Tensor]:
         h = self.sae.encode(group.queries)
-        return h, h
+        return h, h if group.concepts is None else self.sae.encode(group.concepts)
 
 
 class SemBI(SparseEmbeddingModulation):

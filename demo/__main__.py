@@ -141,6 +141,33 @@ def steps(root: Path, size: Size) -> list[Step]:
     ]  # fmt: skip
 
 
+def study_steps(root: Path) -> list[Step]:
+    """List the steps of the two studies and the neuron report; they follow those of `steps`."""
+    config, results = root / "config" / "studies" / f"{DATASET}.yml", root / "study_output" / "demo"
+    world, output = ("--config", config), ("--output-dir", results)
+    experiment = "disentanglement_study.disentanglement_experiment"
+    one = (*world, "--backbone", BACKBONE, "--bias", "color", "--output-dir", results / "disentanglement")
+    return [
+        Step("Embed the sentences of the studies", "disentanglement_study.precompute_dataset", world),
+        Step("Disentanglement of CLIP", experiment, (*one, "--feature", "clip")),
+        Step("Disentanglement of CLIP + SAE", experiment, (*one, "--feature", "sae")),
+        Step(
+            "The figure of disentanglement", "disentanglement_study.generate_disentanglement_plot",
+            ("--results", results / "disentanglement", "--output-dir", results),
+        ),
+        Step("The figure of the sentences", "qualitative_study.pca", (*world, *output)),
+        Step(
+            "Content preservation, bias neutralisation", "qualitative_study.compute_cp_and_bn",
+            (*world, *output),
+        ),
+        Step(
+            "What SEM turned down", "qualitative_study.neuron_report",
+            ("--config", root / "config" / f"{DATASET}.yml", "--setting", "stereotype_color",
+             "--backbone", BACKBONE, *output),
+        ),
+    ]  # fmt: skip
+
+
 def _sae_options(size: Size) -> tuple[object, ...]:
     """Options chosen on the validation part of ColoredDigits, where they matter little."""
     levels = ("--levels", 8, 16, 32)
@@ -151,19 +178,21 @@ def _sae_options(size: Size) -> tuple[object, ...]:
 def remove_results(root: Path) -> None:
     """Remove everything that the demo made, so that it starts over."""
     shutil.rmtree(root / "data" / "ColoredDigits", ignore_errors=True)
-    shutil.rmtree(root / "main_eval_output" / "demo", ignore_errors=True)
-    for pattern in ("data/text_embeddings/CLIP_tiny-RN_*", "debiasing_methods/*_weights/default/*tiny-RN*"):
+    for folder in ("main_eval_output", "study_output"):
+        shutil.rmtree(root / folder / "demo", ignore_errors=True)
+    for pattern in ("data/*/CLIP_tiny-RN_*", "debiasing_methods/*_weights/default/*tiny-RN*"):
         for path in root.glob(pattern):
             path.unlink()
 
 
-def run_demo(root: Path, size: Size) -> None:
-    """Run all steps under a project root; what is there already is kept."""
+def run_demo(root: Path, size: Size, *, studies: bool = False) -> None:
+    """Run all steps under a project root, on request with those of the studies; what is there is kept."""
     started = time.monotonic()
-    for step in steps(root, size):
+    for step in [*steps(root, size), *(study_steps(root) if studies else ())]:
         step.run()
     seconds = time.monotonic() - started
-    print(f"\nThe demo took {seconds:.0f} s; results: {root / 'main_eval_output' / 'demo'}")
+    folders = [root / name / "demo" for name in ("main_eval_output", *(["study_output"] if studies else []))]
+    print(f"\nThe demo took {seconds:.0f} s; results: {', '.join(map(str, folders))}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -176,6 +205,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--fresh", action="store_true", help="remove what an earlier run made, and start over"
     )
+    parser.add_argument(
+        "--studies", action="store_true",
+        help="then run the studies too: disentanglement, PCA of the sentences, and what SEM turned down",
+    )  # fmt: skip
     args = parser.parse_args(argv)
     # At this size one thread is as fast as many, and the table does not depend on the number of cores. torch
     # reads this when it is imported, in the first step that needs it.
@@ -184,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     root = Path() if root == Path.cwd() else root  # short paths in the commands that are printed
     if args.fresh:
         remove_results(root)
-    run_demo(root, Size())
+    run_demo(root, Size(), studies=args.studies)
     return 0
 
 

@@ -283,18 +283,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     for (dataset, backbone), part in rows.groupby(["dataset", "backbone"], sort=False):
         figure = draw_figure(part, f"{dataset}, {backbone}: fairness against utility (bars: 95 % intervals)")
         stem = f"fairness_{dataset}_{backbone}".replace("@", "-")
-        _save_both(figure, args.output_dir / stem)
+        save_both(figure, args.output_dir / stem)
     skews = query_skews(results)
     for (dataset, backbone, setting), part in skews.groupby(["dataset", "backbone", "setting"], sort=False):
         name = setting_name("retrieval", setting)
         figure = draw_grid(
             part, f"{dataset}, {backbone}: MaxSkew of each query, {setting.replace('|', ', ')}"
         )
-        _save_both(figure, args.output_dir / f"skew_{dataset}_{name}_{backbone}".replace("@", "-"))
+        save_both(figure, args.output_dir / f"skew_{dataset}_{name}_{backbone}".replace("@", "-"))
     return 0
 
 
-def _save_both(figure: Figure, path: Path) -> None:
+def save_both(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG and PDF; `path` has no suffix."""
     for suffix in (".png", ".pdf"):
         save_figure(figure, path.with_name(path.name + suffix))
     print(f"written: {path}.png, .pdf")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -283,6 +285,24 @@ def test_prompts_that_do_not_divide_among_the_queries_are_refused(name, kind, ma
     group = QueryGroup(queries=both.queries, spurious=both.spurious, **(prompts | {kind: prompts[kind][:5]}))
     with pytest.raises(ValueError, match=f"5 {kind} for 2 queries: they must be equally many a query"):
         world.text(world.method(name), [group])
+
+
+def test_sem_b_takes_its_concept_from_another_sentence_where_a_group_says_so(make_world):
+    world = make_world(torch.float64)
+    group, other = world.groups[0], world.groups[1].queries
+    method = world.method("sem-b")
+    [same] = world.text(method, [replace(group, concepts=group.queries)])
+    assert torch.equal(same, world.text(method, [group])[0])
+    [found] = world.text(method, [replace(group, concepts=other)])
+    latents = array(world.sae.encode(world.diverse))
+    concept = (latents < array(world.sae.encode(other))[0]).mean(0)
+    bias = array(method.modulate([group]).bias)[0]
+    w, h = (1 + concept - bias) ** 2, array(world.sae.encode(group.queries))[0]
+    expected = w * h + (1 - w) * np.sort(latents, axis=0)[(len(latents) - 1) // 2]
+    np.testing.assert_allclose(array(method.modulate([replace(group, concepts=other)]).debiased)[0], expected)
+    np.testing.assert_allclose(array(found)[0], array(world.sae.decode(torch.from_numpy(expected)[None]))[0])
+    with pytest.raises(ValueError, match="2 concept sentences for 1 queries"):
+        replace(group, concepts=torch.cat([other, other]))
 
 
 def test_roboshot_steps_can_be_left_out(make_world):

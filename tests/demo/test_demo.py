@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from bias_evaluation.configs import load_dataset_config
-from demo.__main__ import Size, remove_results, run_demo
+from demo.__main__ import Size, remove_results, run_demo, study_steps
 
 PROJECT = Path(__file__).resolve().parents[2]
 SMALL = Size(handwritings=150, clip_steps=40, sae_epochs=2, n_latents=128, retrieval_k=10, zsdebias_epochs=2)
@@ -49,6 +49,24 @@ def test_table_and_figure_are_written(root: Path) -> None:
     assert (folder / "fairness_colored_digits_tiny-RN.pdf").read_bytes().startswith(b"%PDF")
 
 
+def test_the_studies_run_in_the_same_world(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = root / "study_output" / "demo"
+    for again in (False, True):
+        for step in study_steps(root):
+            step.run()
+        files = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
+        if not again:
+            before = files
+    assert files == before
+    assert capsys.readouterr().out.count("kept: ") == 2
+    for stem in ("disentanglement", "pca_tiny-RN", "neurons_colored_digits_stereotype_color_tiny-RN_sem-b"):
+        assert (folder / f"{stem}.png").stat().st_size > 0
+        assert (folder / f"{stem}.pdf").read_bytes().startswith(b"%PDF")
+    record = json.loads((folder / "disentanglement" / "tiny-RN_color_sae.json").read_text())
+    assert record["sizes"]["sentences"] == 20 * 4 * 10
+    assert list(pd.read_csv(folder / "cp_bn_tiny-RN.csv")["version"])[-1] == "sem-b-neutral"
+
+
 def test_evaluation_images_are_balanced(root: Path) -> None:
     metadata = pd.read_feather(root / "data" / "ColoredDigits" / "metadata.feather")
     counts = pd.crosstab(metadata["digit"], metadata["color"])
@@ -73,6 +91,7 @@ def test_starting_over_gives_the_same_results(root: Path) -> None:
     before = result_files(root)
     remove_results(root)
     assert not (root / "main_eval_output" / "demo").exists()
+    assert not (root / "study_output" / "demo").exists()
     run_demo(root, SMALL)
     after = result_files(root)
     assert after == before

@@ -1,0 +1,226 @@
+"""The probes of the disentanglement study: standardise, fit, and score on the held-out fold.
+
+Symbols: n sentences, p features, K classes. In each fold a probe for the subject and one for the bias
+attribute are fitted to the standardised features, and a third one, for the bias attribute, to the
+standardised decision values of the first (SEM, arXiv:2603.19028, section 3.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+
+from debiasing_methods.errors import InputError
+from disentanglement_study.row_space import GramOperator, LogisticFit, fit_logistic
+
+_ROWS = 64  # sentences that are standardised together: bounds the float64 copies
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """Settings of cross-validation and probes; the defaults are the study's.
+
+    Attributes
+    ----------
+    folds, seed : int
+        Of the cross-validation, which is stratified by subject and shuffled; the seed is the probes' too.
+    C, tol : float
+    max_iter : int
+        As for scikit-learn's ``LogisticRegression``.
+    """
+
+    folds: int = 5
+    seed: int = 42
+    C: float = 1.0
+    tol: float = 1e-4
+    max_iter: int = 1000
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """Test accuracies of one fold's probes, and how many iterations their fits took.
+
+    Attributes
+    ----------
+    subject, direct, leak : float
+        Accuracy of the subject, of the bias attribute from the features, and of the bias attribute from the
+        subject probe's decision values.
+    iterations : tuple of int
+        In the same order.
+    """
+
+    subject: float
+    direct: float
+    leak: float
+    iterations: tuple[int, int, int]
+
+
+def check_sizes(sentences: int, subjects: int, biases: int, folds: int) -> None:
+    """Raise `InputError` where cross-validation is not possible.
+
+    Parameters
+    ----------
+    sentences, subjects, biases : int
+        Number of sentences, of subjects, and of values of the bias attribute.
+    folds : int
+        Number of folds.
+    """
+    if biases < 2:
+        raise InputError(f"a bias attribute needs at least two values to be read, found {biases}")
+    if folds < 2:
+        raise InputError(f"cross-validation needs at least 2 folds, got {folds}")
+    if sentences < folds * subjects:
+        raise InputError(
+            f"{sentences} sentences are too few: {folds} folds × {subjects} subjects need at least "
+            f"{folds * subjects}; add templates, or take fewer folds or subjects"
+        )
+
+
+def standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Standardise features by the training part as scikit-learn's StandardScaler, less those constant there.
+
+    A constant feature is 0 after standardising, so that a probe started at 0 never gives it a weight: without
+    it the fit is the same. Rows are taken a few at a time: the scaler's float64 copies of wide features would
+    need several times their memory.
+
+    Parameters
+    ----------
+    train, test : numpy.ndarray of shape (n, p), (m, p)
+
+    Returns
+    -------
+    tuple of numpy.ndarray, (n, r), (m, r)
+        In the dtype of the features; r of the p features are left.
+
+    Raises
+    ------
+    InputError
+        No feature varies.
+    """
+    mean, variance = _moments(train)
+    rounding = len(train) * np.finfo(np.float64).eps  # as StandardScaler tells a constant feature from others
+    varies = np.flatnonzero(variance > rounding * variance + (rounding * mean) ** 2)
+    if not len(varies):
+        raise InputError(
+            "no feature varies over the sentences of a training part, so there is nothing to read"
+        )
+    columns = slice(None) if len(varies) == len(mean) else varies
+    dtype = train.dtype
+    mean, factor = mean[varies].astype(dtype), (1 / np.sqrt(variance[varies])).astype(dtype)
+    parts = np.empty((len(train), len(varies)), dtype), np.empty((len(test), len(varies)), dtype)
+    for part, out in zip((train, test), parts, strict=True):
+        for rows in _row_blocks(len(part)):
+            np.subtract(part[rows, columns], mean, out=out[rows])
+            out[rows] *= factor
+    return parts
+
+
+def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance (ddof 0) of the columns, float64, in one pass; a constant column's variance is 0."""
+    shift = x[0].astype(np.float64)  # keeps the two terms of the variance small
+    total, squares = np.zeros_like(shift), np.zeros_like(shift)
+    for rows in _row_blocks(len(x)):
+        block = x[rows] - shift
+        total += block.sum(axis=0)
+        squares += np.einsum("ij,ij->j", block, block)
+    offset = total / len(x)
+    return shift + offset, np.maximum(squares / len(x) - offset**2, 0)
+
+
+def _row_blocks(n: int) -> Iterator[slice]:
+    return (slice(start, start + _ROWS) for start in range(0, n, _ROWS))
+
+
+def fit_probes(
+    features: np.ndarray, labels: Sequence[np.ndarray], settings: ProbeSettings
+) -> list[LogisticFit]:
+    """Fit probes of several sets of labels to the same standardised features: scikit-learn's fits.
+
+    Parameters
+    ----------
+    features : numpy.ndarray of shape (n, p)
+        Where there are more features than sentences, the fit works in their row space.
+    labels : sequence of numpy.ndarray of int, shape (n,)
+        For each probe class codes from 0, each of them there.
+    settings : ProbeSettings
+
+    Returns
+    -------
+    list of LogisticFit
+    """
+    own = settings
+    if features.shape[1] > len(features):
+        operator = GramOperator(features.astype(np.float32, copy=False))
+        return fit_logistic(operator, labels, C=own.C, tol=own.tol, max_iter=own.max_iter)
+    model = LogisticRegression(
+        C=own.C, tol=own.tol, max_iter=own.max_iter, solver="lbfgs", random_state=own.seed
+    )
+    fits = []
+    for codes in labels:
+        model.fit(features, codes)
+        n_iter = int(model.n_iter_[0])
+        fits.append(LogisticFit(model.coef_.T, model.intercept_, n_iter, n_iter < own.max_iter))
+    return fits
+
+
+def run_fold(
+    train: tuple[np.ndarray, np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray, np.ndarray],
+    settings: ProbeSettings,
+) -> FoldResult:
+    """Fit the three probes of one fold and score them.
+
+    Parameters
+    ----------
+    train, test : tuple of numpy.ndarray
+        Features (n, p), subject codes (n,) and bias codes (n,) of a part.
+    settings : ProbeSettings
+    """
+    features, test_features = standardise(train[0], test[0])
+    subject, direct = fit_probes(features, train[1:], settings)
+    values, test_values = standardise(
+        subject.decision_function(features), subject.decision_function(test_features)
+    )
+    [leak] = fit_probes(values, train[2:], settings)
+    return FoldResult(
+        subject=float(np.mean(subject.predict(test_features) == test[1])),
+        direct=float(np.mean(direct.predict(test_features) == test[2])),
+        leak=float(np.mean(leak.predict(test_values) == test[2])),
+        iterations=(subject.n_iter, direct.n_iter, leak.n_iter),
+    )
+
+
+def cross_validate(
+    features: np.ndarray, subjects: np.ndarray, biases: np.ndarray, settings: ProbeSettings
+) -> Iterator[FoldResult]:
+    """Run the folds one by one.
+
+    Parameters
+    ----------
+    features : numpy.ndarray of shape (n, p), float32 or float64
+        Raw; not changed.
+    subjects, biases : numpy.ndarray of int, shape (n,)
+        Class codes, from 0, each of them there.
+    settings : ProbeSettings
+
+    Yields
+    ------
+    FoldResult
+    """
+    check_sizes(len(features), len(np.unique(subjects)), len(np.unique(biases)), settings.folds)
+    folds = StratifiedKFold(settings.folds, shuffle=True, random_state=settings.seed)
+    for train, test in folds.split(subjects, subjects):
+        if len(np.unique(biases[train])) < biases.max() + 1:
+            raise InputError(
+                "a fold's training part lacks a value of the bias attribute; add templates, so that every "
+                "subject has sentences with every value in it"
+            )
+        yield run_fold(
+            (features[train], subjects[train], biases[train]),
+            (features[test], subjects[test], biases[test]),
+            settings,
+        )

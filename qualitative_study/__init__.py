@@ -1,0 +1,1 @@
+"""What debiasing does to the embeddings of sentences about professions, and to single latents."""
