@@ -21,7 +21,7 @@ from debiasing_methods.linalg import unit
 from debiasing_methods.prism import Prism
 from fair_search.bias_files import BiasFile
 from fair_search.reference import reference_images
-from fair_search.text import TextEmbedder, warn_of_truncation
+from fair_search.text import TextEmbedder, Truncation
 
 Queries = Sequence[str] | np.ndarray | Tensor
 Reference = ReferenceImages | tuple[np.ndarray, ArrayLike]
@@ -103,11 +103,16 @@ class Debiaser:
         TruncatedTextWarning
             Texts are too long for the model; the warning counts them.
         """
+        groups, truncation = self._groups(queries)
+        truncation.warn(stacklevel=2)
+        return groups
+
+    def _groups(self, queries: Queries) -> tuple[list[QueryGroup], Truncation]:
         if isinstance(queries, (np.ndarray, Tensor)):
-            return self._from_embeddings(torch.as_tensor(queries))
+            return self._from_embeddings(torch.as_tensor(queries)), Truncation()
         return self._from_text(queries)
 
-    def _from_text(self, queries: Sequence[str]) -> list[QueryGroup]:
+    def _from_text(self, queries: Sequence[str]) -> tuple[list[QueryGroup], Truncation]:
         if isinstance(queries, str) or not all(isinstance(query, str) for query in queries):
             raise ValueError("queries must be a sequence of texts, or a matrix of embeddings")
         if self.text is None:
@@ -116,20 +121,24 @@ class Debiaser:
             )
         distinct = list(dict.fromkeys(queries))
         if not distinct:
-            return []
+            return [], Truncation()
         blank = next((i for i, query in enumerate(queries) if not query.strip()), None)
         if blank is not None:
             raise InputError(f"query {blank + 1} of {len(queries)} is blank; every query needs text")
-        found = self._with_prompts(distinct) if self.method.needs else self._without_prompts(distinct)
+        make = self._with_prompts if self.method.needs else self._without_prompts
+        found, derived = make(distinct)
+        truncation = Truncation(
+            self.text.too_long(distinct), len(distinct), self.text.too_long(derived), len(derived)
+        )
         named = self._renamed(found)
-        return [named[query] for query in queries]
+        return [named[query] for query in queries], truncation
 
-    def _without_prompts(self, queries: list[str]) -> dict[str, QueryGroup]:
-        warn_of_truncation(self.text, queries, [])
+    def _without_prompts(self, queries: list[str]) -> tuple[dict[str, QueryGroup], list[str]]:
         rows = self.text.embed(queries)
-        return {query: QueryGroup(rows[query][None], name=query) for query in queries}
+        return {query: QueryGroup(rows[query][None], name=query) for query in queries}, []
 
-    def _with_prompts(self, queries: list[str]) -> dict[str, QueryGroup]:
+    def _with_prompts(self, queries: list[str]) -> tuple[dict[str, QueryGroup], list[str]]:
+        """Embed queries and prompts; return the groups, and the sentences that were made from the queries."""
         name, needs = self.method.name, self.method.needs
         prompts = self._bias_file.prompts(queries)
         fixed = self._fixed_sentences()
@@ -140,10 +149,9 @@ class Debiaser:
             if sentence not in fixed
         ]
         derived = list(dict.fromkeys(derived))
-        warn_of_truncation(self.text, queries, derived)
         rows = self.text.embed([*queries, *derived]) | self.text.embed(fixed, keep=True)
         embedder = GroupEmbedder(lambda sentences: torch.stack([rows[s] for s in sentences]))
-        return {group.name: embedder.group(group, name, needs) for group in prompts.groups}
+        return {group.name: embedder.group(group, name, needs) for group in prompts.groups}, derived
 
     def _fixed_sentences(self) -> dict[str, None]:
         """Sentences that are the same for every query."""
@@ -158,11 +166,15 @@ class Debiaser:
             )
         self._check_embeddings(queries)
         queries = queries.to(self.device, torch.float32)
-        shared = self._with_prompts([ALL_QUERIES])[ALL_QUERIES] if self.method.needs - {"diverse"} else None
+        shared = self._shared_group() if self.method.needs else None
         rows = [row[None] for row in queries]
         return [
             QueryGroup(row, ALL_QUERIES) if shared is None else replace(shared, queries=row) for row in rows
         ]
+
+    def _shared_group(self) -> QueryGroup:
+        """Return some group with the prompts that do not depend on the query."""
+        return self._with_prompts([ALL_QUERIES])[0][ALL_QUERIES]
 
     def _check_embeddings(self, queries: Tensor) -> None:
         width = self.text.dim if self.text else None
@@ -212,14 +224,16 @@ class Debiaser:
             As for `groups`; or labelled images are needed and missing, or are in several folds.
         """
         reference = self._reference(reference)
-        parts = [self._debias_batch(batch, reference) for batch in _batches(queries)]
+        parts, truncation = [], Truncation()
+        for batch in _batches(queries):
+            groups, cut = self._groups(batch)
+            text = self.method.debias_text(groups, reference)
+            parts.append(unit(torch.cat([rows[0] if rows.ndim == 3 else rows for rows in text])).cpu())
+            truncation += cut
         if not parts:
             raise ValueError("there are no queries; at least one is needed")
-        return np.concatenate(parts)
-
-    def _debias_batch(self, queries: Queries, reference: ReferenceImages | None) -> np.ndarray:
-        text = self.method.debias_text(self.groups(queries), reference)
-        return unit(torch.cat([rows[0] if rows.ndim == 3 else rows for rows in text])).cpu().numpy()
+        truncation.warn(stacklevel=2)
+        return torch.cat(parts).numpy()
 
     def _reference(self, reference: Reference | None) -> ReferenceImages | None:
         if not self.method.needs_reference:
@@ -248,7 +262,7 @@ class Debiaser:
         """
         if not self.method.changes_images:
             return self.method.image_transform(())
-        return self.method.image_transform(self.groups(queries))
+        return self.method.image_transform(self._groups(queries)[0])  # `debias` warns of long queries
 
     def prepare_images(self, images: np.ndarray | Tensor) -> Tensor:
         """Turn image embeddings ``(n, d)``, as stored, into what the image transform takes."""

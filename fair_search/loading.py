@@ -25,7 +25,7 @@ from fair_search.text import TextEmbedder
 
 def load_debiaser(
     method: str,
-    backbone: BackboneLike | None = None,
+    backbone: BackboneLike | TextEmbedder | None = None,
     bias: BiasLike | None = None,
     *,
     weights: str | Path | None = None,
@@ -40,10 +40,10 @@ def load_debiaser(
     ----------
     method : str
         'orth-proj', 'sem-bi' …: a name of `debiasing_methods.registry.METHODS`.
-    backbone : str, Backbone or (model, weights), optional
+    backbone : str, Backbone, (model, weights) or TextEmbedder, optional
         As for `find_backbone`: a name of ``config/backbones.yml``; or a model of open_clip (or a model
         config, ``.json``) with a pretrained tag or the path of a checkpoint. Not needed where
-        no text is encoded.
+        no text is encoded. A `TextEmbedder` serves several methods with one loaded model.
     bias : str, path, mapping or BiasFile, optional
         As for `load_bias`: 'gender', 'race', 'age', or a file of your own. Not needed where the method needs
         no prompts.
@@ -57,7 +57,7 @@ def load_debiaser(
     seed : int
         Seed of ZSDebias's noise.
     device : str
-        'cpu' or 'cuda'.
+        'cpu' or 'cuda'; where a `TextEmbedder` is given, its own device counts.
 
     Returns
     -------
@@ -69,16 +69,14 @@ def load_debiaser(
         A name is unknown, a file is missing or does not fit, or something that the method needs is not given.
     """
     cls = get_method(method)
-    found = None if backbone is None else find_backbone(backbone)
+    text = _text(backbone, text_embeddings, device)
     described = None if bias is None else load_bias(bias)
     if cls.needs and described is None:
         raise InputError(f"{method} needs a bias file to make its prompts from; give one (bias, --bias)")
-    given = None if text_embeddings is None else Path(text_embeddings)
-    text = None if found is None and given is None else TextEmbedder(found, given=given, device=device)
     if cls.needs and text is None:
         raise InputError(f"{method} needs prompts: give a backbone, or text embeddings that hold them")
     all_options = _options(method, described) | dict(options or {})
-    all_options |= _trained(cls, found, described, text, weights, seed, device)
+    all_options |= _trained(cls, described, text, weights, seed)
     try:
         built = cls(**all_options)
     except InputError:
@@ -87,7 +85,7 @@ def load_debiaser(
         raise InputError(f"{method}: {error}") from None
     params = {
         "method": method,
-        "backbone": backbone,
+        "backbone": text.backbone and text.backbone.name if isinstance(backbone, TextEmbedder) else backbone,
         "bias": bias if bias is None or isinstance(bias, (str, Path)) else described.attribute,
         "weights": weights,
         "text_embeddings": text_embeddings,
@@ -95,7 +93,23 @@ def load_debiaser(
         "seed": seed if cls.random_images else None,
         "device": device,
     }
-    return Debiaser(built, text=text, bias=described, device=device, params=params)
+    return Debiaser(built, text=text, bias=described, device=text.device if text else device, params=params)
+
+
+def _text(
+    backbone: BackboneLike | TextEmbedder | None, text_embeddings: str | Path | None, device: str
+) -> TextEmbedder | None:
+    """Find out where embeddings of sentences come from; None where nothing says it."""
+    if isinstance(backbone, TextEmbedder):
+        if text_embeddings is not None:
+            raise InputError("give either a text embedder or a file of text embeddings, not both")
+        return backbone
+    if backbone is None and text_embeddings is None:
+        return None
+    found = None if backbone is None else find_backbone(backbone)
+    return TextEmbedder(
+        found, given=None if text_embeddings is None else Path(text_embeddings), device=device
+    )
 
 
 def _options(method: str, bias: BiasFile | None) -> dict[str, Any]:
@@ -105,29 +119,27 @@ def _options(method: str, bias: BiasFile | None) -> dict[str, Any]:
 
 def _trained(
     cls: type[DebiasingMethod],
-    backbone: Backbone | None,
     bias: BiasFile | None,
     text: TextEmbedder | None,
     weights: str | Path | None,
     seed: int,
-    device: str,
 ) -> dict[str, Any]:
-    """Load the trained weights that a method's constructor takes."""
+    """Load what a method's constructor takes of trained weights."""
     if cls.weights is None:
         if weights is not None:
             raise InputError(f"{cls.name} has no trained weights; leave them out")
         return {}
-    if cls.weights == "sae":
-        path, make = weights_file(cls.name, backbone, weights)
-        sae = load_sae(path, dim=text.dim, make=make).to(device)
-        diverse = text.embed(bias.diverse, keep=True)
-        return {"sae": sae, "diverse": torch.stack([diverse[s] for s in bias.diverse])}
+    backbone = text.backbone if text else None
     path, make = weights_file(cls.name, backbone, weights)
     if text is None:
         raise InputError(f"{cls.name} needs to know the width of its embeddings: give a backbone")
+    if cls.weights == "sae":
+        sae = load_sae(path, dim=text.dim, make=make).to(text.device)
+        diverse = text.embed(bias.diverse, keep=True)
+        return {"sae": sae, "diverse": torch.stack([diverse[s] for s in bias.diverse])}
     if cls.weights == "zsdebias":
-        return {"vae": load_zsdebias(path, dim=text.dim, make=make).to(device), "seed": seed}
-    return {"maps": {ALL_QUERIES: load_prism_map(path, dim=text.dim, make=make).to(device)}}
+        return {"vae": load_zsdebias(path, dim=text.dim, make=make).to(text.device), "seed": seed}
+    return {"maps": {ALL_QUERIES: load_prism_map(path, dim=text.dim, make=make).to(text.device)}}
 
 
 def weights_file(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -110,30 +111,30 @@ class TextEmbedder:
         return 0 if self.given or not sentences else sum(self.encoder.too_long(sentences))
 
 
-def warn_of_truncation(text: TextEmbedder, queries: Sequence[str], derived: Sequence[str]) -> int:
-    """Warn, with counts, of queries and of sentences made from them that are too long for the model.
+@dataclass(frozen=True)
+class Truncation:
+    """How many queries, and how many sentences made from them, are too long for the model, of how many."""
 
-    Parameters
-    ----------
-    text : TextEmbedder
-    queries, derived : sequence of str
-        Distinct queries, and the sentences that were made from them.
+    queries: int = 0
+    of_queries: int = 0
+    sentences: int = 0
+    of_sentences: int = 0
 
-    Returns
-    -------
-    int
-        How many queries are too long.
-    """
-    n_queries, n_derived = text.too_long(queries), text.too_long(derived)
-    if n_queries or n_derived:
-        made = f", and {n_derived} of {len(derived)} sentences made from them" if derived else ""
+    def __add__(self, other: Truncation) -> Truncation:
+        """Add the counts of other queries."""
+        return Truncation(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def warn(self, stacklevel: int) -> None:
+        """Warn, in one line, where anything is too long."""
+        if not self.queries and not self.sentences:
+            return
+        made = f", and {self.sentences} of {self.of_sentences} sentences made from them"
         warnings.warn(
-            f"{n_queries} of {len(queries)} queries{made} have more tokens than the model reads; their ends "
-            f"were cut off",
+            f"{self.queries} of {self.of_queries} queries{made if self.of_sentences else ''} have more "
+            f"tokens than the model reads; their ends were cut off",
             TruncatedTextWarning,
-            stacklevel=3,
+            stacklevel=stacklevel + 1,
         )
-    return n_queries
 
 
 def _existing(path: Path) -> Path:
