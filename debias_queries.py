@@ -192,6 +192,7 @@ def manifest(
     }
     return {
         "method": args.method,
+        "options": debiaser.get_params()["options"] or {},
         "changes_text": debiaser.method.changes_text,
         "changes_images": debiaser.method.changes_images,
         "seed": args.seed if debiaser.method.random_images else None,

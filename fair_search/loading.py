@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from bias_evaluation.configs import Backbone, load_methods
+from bias_evaluation.configs import Backbone, load_methods, option_types
+from bias_evaluation.sections import unknown
 from bias_evaluation.weights import sae_file
 from debiasing_methods.base import DebiasingMethod
 from debiasing_methods.errors import InputError
@@ -75,13 +76,13 @@ def load_debiaser(
         raise InputError(f"{method} needs a bias file to make its prompts from; give one (bias, --bias)")
     if cls.needs and text is None:
         raise InputError(f"{method} needs prompts: give a backbone, or text embeddings that hold them")
-    all_options = _options(method, described) | dict(options or {})
-    all_options |= _trained(cls, described, text, weights, seed)
+    plain = _options(method, described, options or {})
+    trained = _trained(cls, described, text, weights, seed)
     try:
-        built = cls(**all_options)
+        built = cls(**plain, **trained)
     except InputError:
         raise
-    except (ValueError, TypeError) as error:  # an option that the method has not, or out of its range
+    except ValueError as error:  # an option out of its range
         raise InputError(f"{method}: {error}") from None
     params = {
         "method": method,
@@ -89,7 +90,7 @@ def load_debiaser(
         "bias": bias if bias is None or isinstance(bias, (str, Path)) else described.attribute,
         "weights": weights,
         "text_embeddings": text_embeddings,
-        "options": options,
+        "options": plain or None,
         "seed": seed if cls.random_images else None,
         "device": device,
     }
@@ -112,9 +113,13 @@ def _text(
     )
 
 
-def _options(method: str, bias: BiasFile | None) -> dict[str, Any]:
+def _options(method: str, bias: BiasFile | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay given options over those of the method file."""
+    for name in given:
+        if name not in option_types(method):
+            raise unknown("option", name, list(option_types(method)), method)
     config = load_methods(config_folder() / "methods.yml")[method]
-    return config.options_for(bias.attribute if bias else "")
+    return config.options_for(bias.attribute if bias else "") | dict(given)
 
 
 def _trained(
