@@ -1,8 +1,8 @@
 """How often the audit's 95 % intervals hold what they are for: simulated searches whose truth is known.
 
-One query, N images of C groups: score = noise + the group's advantage. Each simulation draws new images, takes
-the top K and makes the interval; what it should hold is the mean of the metric over all simulations. The mean
-of a random order stands beside it.
+One query, N images of C groups: score = noise + the group's advantage. Each simulation draws new images,
+takes the top K and makes the interval; what it should hold is the mean of the metric over all simulations.
+The mean of a random order stands beside it.
 """
 
 from __future__ import annotations

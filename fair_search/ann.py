@@ -108,6 +108,17 @@ def build_index(embeddings: np.ndarray, factory: str, *, source: str = "embeddin
     return index
 
 
+def set_parameters(index: Any, parameters: str) -> None:
+    """Set how much an index searches, such as ``nprobe=16``; `InputError` where it cannot."""
+    try:
+        _faiss().ParameterSpace().set_index_parameters(index, parameters)
+    except RuntimeError:
+        raise InputError(
+            f"the FAISS index does not take the parameters '{parameters}'; such as nprobe=16 (IVF) or "
+            f"efSearch=64 (HNSW)"
+        ) from None
+
+
 def search_index(index: Any, queries: np.ndarray, length: int, keep: np.ndarray | None = None) -> np.ndarray:
     """Retrieve through an index.
 
@@ -142,7 +153,7 @@ def search_index(index: Any, queries: np.ndarray, length: int, keep: np.ndarray 
             return np.take_along_axis(found, order, axis=1)
         if fetch == index.ntotal:
             raise InputError(
-                f"the FAISS index finds only {usable.sum(axis=1).min()} of {length} images for a query; let it "
-                f"search more (IVF: a larger nprobe, HNSW: a larger efSearch), or ask for a smaller K"
+                f"the FAISS index finds only {usable.sum(axis=1).min()} of {length} images for a query; let "
+                f"it search more (IVF: a larger nprobe, HNSW: a larger efSearch), or ask for a smaller K"
             )
         fetch = min(index.ntotal, 4 * fetch)

@@ -6,7 +6,7 @@ Symbols: N images, d embedding dimension, M methods, Q queries, C groups, L leng
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,9 @@ import torch
 from debiasing_methods.base import DebiasingMethod, QueryGroup, ReferenceImages
 from debiasing_methods.errors import InputError
 from debiasing_methods.linalg import unit
-from fair_search.ann import search_index
 from fair_search.bootstrap import list_length
-from fair_search.judging import Judgement, Lists, evaluate, judge
+from fair_search.index_shift import compare_index
+from fair_search.judging import Judgement, Lists, judge
 from fair_search.ranking import CHUNK_ROWS, Scorer, TopLists, rank_images
 
 REFERENCE_PER_GROUP = 1000
@@ -74,6 +74,10 @@ class QueryLabels:
     images: np.ndarray
     queries: np.ndarray
 
+    def relevant(self, rows: np.ndarray) -> np.ndarray:
+        """Which images of lists ``(…, Q, L)`` have their query's label; bool."""
+        return self.images[rows] == self.queries[:, None]
+
 
 @dataclass(frozen=True, eq=False)
 class Audit:
@@ -94,7 +98,9 @@ class Audit:
     reference_rows : ndarray of shape (n,), int64
         Rows that were kept apart as labelled reference images; empty where no method needs them.
     approximate : pandas.DataFrame or None
-        See `compare_index`.
+        See `index_shift.compare_index`.
+    skipped_by_index : tuple of str
+        Methods that the index cannot serve, since they change images.
     """
 
     table: pd.DataFrame
@@ -104,7 +110,7 @@ class Audit:
     how: Judgement
     reference_rows: np.ndarray
     approximate: pd.DataFrame | None = None
-    skipped_by_index: tuple[str, ...] = field(default=())
+    skipped_by_index: tuple[str, ...] = ()
 
 
 def audit(
@@ -119,6 +125,7 @@ def audit(
     reference_per_group: int = REFERENCE_PER_GROUP,
     chunk_rows: int = CHUNK_ROWS,
     source: str = "embeddings",
+    device: str = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> Audit:
     """Audit methods on the embeddings of a search system.
@@ -147,6 +154,8 @@ def audit(
         Rows that are read at a time.
     source : str
         Name of the embeddings' file, for error lines.
+    device : str
+        Where the methods' tensors are: 'cpu' or 'cuda'.
     progress : callable, optional
         Called with the number of rows read after each chunk.
 
@@ -170,7 +179,7 @@ def audit(
     keep = groups.codes >= 0
     keep[reference] = False
     counts = _check_counts(groups, keep, how, len(reference))
-    scorers = make_scorers(embeddings, groups, contenders, reference)
+    scorers = make_scorers(embeddings, groups, contenders, reference, device)
     found = rank_images(
         embeddings,
         scorers,
@@ -178,13 +187,16 @@ def audit(
         keep=None if keep.all() else keep,
         chunk_rows=chunk_rows,
         source=source,
+        device=device,
         progress=progress,
     )
     lists = make_lists(found, groups.codes, queries, labels)
     table = judge(lists, groups.codes[keep], len(groups.classes), how)
     approximate, skipped = None, ()
     if index is not None:
-        approximate = compare_index(index, scorers, lists, groups, labels, keep, how)
+        approximate = compare_index(
+            index, scorers, lists, groups.codes, keep, how, None if labels is None else labels.relevant
+        )
         skipped = tuple(name for name, s in scorers.items() if s.method.changes_images)
     return Audit(table, lists, groups, counts, how, reference, approximate, skipped)
 
@@ -197,16 +209,20 @@ def draw_reference(groups: Groups, per_group: int, seed: int) -> np.ndarray:
         members = np.flatnonzero(groups.codes == code)
         if len(members) < 2:
             raise InputError(
-                f"group '{name}' has {len(members)} image(s); methods that need labelled images take some of each "
-                f"group and leave the rest to be judged, so at least 2 are needed: leave these methods out, or "
-                f"the group"
+                f"group '{name}' has {len(members)} image(s); methods that need labelled images take some of "
+                f"each group and leave the rest to be judged, so at least 2 are needed: leave these methods "
+                f"out, or the group"
             )
         drawn.append(random.choice(members, min(per_group, len(members) // 2), replace=False))
     return np.sort(np.concatenate(drawn))
 
 
 def make_scorers(
-    embeddings: np.ndarray, groups: Groups, contenders: Mapping[str, Contender], reference: np.ndarray
+    embeddings: np.ndarray,
+    groups: Groups,
+    contenders: Mapping[str, Contender],
+    reference: np.ndarray,
+    device: str = "cpu",
 ) -> dict[str, Scorer]:
     """Debias the queries of every method, and make its image transform.
 
@@ -217,6 +233,8 @@ def make_scorers(
     contenders : mapping
     reference : ndarray of shape (n,), int64
         Rows of the labelled reference images, for the methods that need them.
+    device : str
+        Where the methods' tensors are.
 
     Returns
     -------
@@ -227,10 +245,10 @@ def make_scorers(
     if len(reference):
         images = torch.from_numpy(np.array(embeddings[reference], dtype=np.float32))
         labelled = ReferenceImages(
-            unit(images),
-            torch.from_numpy(groups.codes[reference].astype(np.int64)),
+            unit(images.to(device)),
+            torch.from_numpy(groups.codes[reference].astype(np.int64)).to(device),
             groups.classes,
-            torch.arange(len(reference))[None],
+            torch.arange(len(reference), device=device)[None],
         )
     scorers = {}
     for name, contender in contenders.items():
@@ -247,55 +265,8 @@ def make_lists(
 ) -> Lists:
     """Put the lists of all methods together with groups and labels."""
     rows = np.stack([lists.rows for lists in found.values()])
-    relevant = None if labels is None else labels.images[rows] == labels.queries[:, None]
+    relevant = None if labels is None else labels.relevant(rows)
     return Lists(tuple(found), tuple(queries), rows, codes[rows], relevant)
-
-
-def compare_index(
-    index: Any,
-    scorers: Mapping[str, Scorer],
-    exact: Lists,
-    groups: Groups,
-    labels: QueryLabels | None,
-    keep: np.ndarray,
-    how: Judgement,
-) -> pd.DataFrame:
-    """Say how far approximate retrieval moves each metric, for the methods that change text alone.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a method × K × metric: `recall` (share of the exact top K that the index finds), `exact`,
-        `approximate` and `shift` (means over the queries); `largest_shift`: the largest of a single query.
-        Overlap is with the first method's exact list.
-    """
-    names = [name for name, scorer in scorers.items() if not scorer.method.changes_images]
-    if not names:
-        raise InputError(
-            f"no method can search through the index: {', '.join(scorers)} change the images, and the index "
-            f"holds them as they were; add vanilla, or leave the index out"
-        )
-    found = {}
-    for name in names:
-        text = unit(torch.cat(list(scorers[name].text)).to(torch.float32)).numpy()
-        found[name] = search_index(index, text, max(how.ks), keep)
-    population = np.bincount(groups.codes[keep], minlength=len(groups.classes)) / keep.sum()
-    rows = []
-    for name, approximate in found.items():
-        one = exact.methods.index(name)
-        pair = np.stack([exact.rows[0, :, : max(how.ks)], exact.rows[one, :, : max(how.ks)], approximate])
-        relevant = None if labels is None else labels.images[pair] == labels.queries[:, None]
-        trio = Lists(("first", "exact", "approximate"), exact.queries, pair, groups.codes[pair], relevant)
-        values = evaluate(trio, None, population, how)  # (metrics, 3, Q, ks)
-        shifts = values[:, 2] - values[:, 1]
-        for i, k in enumerate(how.ks):
-            hits = [np.isin(pair[2, q, :k], pair[1, q, :k]).mean() for q in range(pair.shape[1])]
-            for m, metric in enumerate(trio.metrics):
-                largest = shifts[m, np.abs(shifts[m, :, i]).argmax(), i]
-                means = values[m, 1, :, i].mean(), values[m, 2, :, i].mean(), shifts[m, :, i].mean()
-                rows.append((name, k, metric, float(np.mean(hits)), *means, largest))
-    columns = ["method", "k", "metric", "recall", "exact", "approximate", "shift", "largest_shift"]
-    return pd.DataFrame(rows, columns=columns)
 
 
 def _check_lengths(

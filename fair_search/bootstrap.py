@@ -3,11 +3,11 @@
 Symbols: N images, C groups, M methods, Q queries, L length of the lists, K ≤ L images that are judged, u
 distinct images in the lists; w how often a draw holds an image.
 
-To draw images is the ordinary bootstrap: N of N with replacement. The list of a draw is the old list with each
-image as often as it was drawn, so its top K is known from the first L images of the old one, L a little larger
-than K; the images in no list matter only through their number in each group. A draw thus takes the u listed
-images one by one and the others group by group: time and memory do not grow with N. All methods and queries
-share the draws, so that their differences have intervals too.
+To draw images is the ordinary bootstrap: N of N with replacement. The list of a draw is the old list with
+each image as often as it was drawn, so its top K is known from the first L images of the old one, L a little
+larger than K; the images in no list matter only through their number in each group. A draw thus takes the u
+listed images one by one and the others group by group: time and memory do not grow with N. All methods and
+queries share the draws, so that their differences have intervals too.
 """
 
 from __future__ import annotations

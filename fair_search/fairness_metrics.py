@@ -49,22 +49,22 @@ METRICS: dict[str, Metric] = {
                "How far the groups' shares among the K images are from the desired ones, all groups together "
                "(Kullback–Leibler divergence)."),
         Metric("max_skew", "MaxSkew", 0.0, "lower", (0.0, np.inf),
-               "The most over-represented group: logarithm of its share over its desired share; 0.69 is twice "
-               "too many."),
+               "The most over-represented group: logarithm of its share over its desired share; 0.69 is "
+               "twice too many."),
         Metric("min_skew", "MinSkew", 0.0, "near 0", (-np.inf, 0.0),
                "The most under-represented group: −0.69 is half of what it should be. A group with no image "
                "counts as half an image."),
         Metric("ndkl", "NDKL", 0.0, "lower", (0.0, np.inf),
-               "KL of every top part of the list, from the first image to the K-th, averaged with more weight "
-               "on the first."),
+               "KL of every top part of the list, from the first image to the K-th, averaged with more "
+               "weight on the first."),
         Metric("dp_ratio", "Parity ratio", 1.0, "higher", (0.0, 1.0),
-               "Chance of being retrieved in the worst-served group over that in the best-served one; 0 where "
-               "a group is absent (demographic parity)."),
+               "Chance of being retrieved in the worst-served group over that in the best-served one; 0 "
+               "where a group is absent (demographic parity)."),
         Metric("precision", "Precision", None, "higher", (0.0, 1.0),
                "Share of the K images that have the label of the query."),
         Metric("overlap", "Overlap", None, "higher", (0.0, 1.0),
-               "Share of the K images that the first method retrieves too: how much of the search stays as it "
-               "was."),
+               "Share of the K images that the first method retrieves too: how much of the search stays as "
+               "it was."),
     )
 }  # fmt: skip
 """All metrics, in the order of the tables."""
@@ -115,7 +115,7 @@ def parity_ratio(shares: np.ndarray, population: np.ndarray) -> np.ndarray:
 
 
 def ndkl(codes: np.ndarray, desired: np.ndarray, ks: Sequence[int]) -> np.ndarray:
-    """Normalised discounted cumulative KL: ``Σ_i KL(p^i ‖ π) / log₂(i + 1) / Σ_i 1 / log₂(i + 1)``, i = 1 … K.
+    """Normalised discounted KL: ``Σ_i KL(p^i ‖ π) / log₂(i + 1) / Σ_i 1 / log₂(i + 1)``, i = 1 … K.
 
     Parameters
     ----------

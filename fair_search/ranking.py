@@ -3,9 +3,9 @@
 Symbols: N images, d embedding dimension, M methods, Q queries of a method, L length of the lists, n rows of a
 chunk.
 
-The embeddings may be a memory map of any size: a chunk is read, scored for every method and query, merged into
-the lists, and let go, so that memory grows with L and Q alone. Of equal scores the lower row comes first,
-whatever the chunks are.
+The embeddings may be a memory map of any size: a chunk is read, scored for every method and query, merged
+into the lists, and let go, so that memory grows with L and Q alone. Of equal scores the lower row comes
+first, whatever the chunks are.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ def read_chunks(
         bad = torch.nonzero(~torch.isfinite(norms) | (norms == 0)).flatten()
         if len(bad):
             raise InputError(
-                f"{source}: row {start + int(bad[0])} is NaN, infinite or all zero ({len(bad)} of rows {start} "
-                f"to {start + len(chunk) - 1}); make the embeddings anew"
+                f"{source}: row {start + int(bad[0])} is NaN, infinite or all zero ({len(bad)} of rows "
+                f"{start} to {start + len(chunk) - 1}); make the embeddings anew"
             )
         yield start, chunk
 
@@ -137,7 +137,7 @@ class TopListsBuilder:
 
 
 def _top(scores: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """The `length` largest of each row of ``(Q, n)``, sorted; of equal values the first ones."""
+    """Find the `length` largest of each row of ``(Q, n)``, sorted; of equal values the first ones."""
     k = min(length, scores.shape[1])
     values, at = torch.topk(scores, k, dim=1)
     # topk takes any of the values equal to the k-th: where it had a choice, choose anew
@@ -160,6 +160,7 @@ def rank_images(
     keep: np.ndarray | None = None,
     chunk_rows: int = CHUNK_ROWS,
     source: str = "embeddings",
+    device: str = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, TopLists]:
     """Retrieve the best images of every method and query, exactly, in one pass over the embeddings.
@@ -178,6 +179,8 @@ def rank_images(
         Rows read at a time.
     source : str
         Name of the embeddings' file, for error lines.
+    device : str
+        Where the scorers are: 'cpu' or 'cuda'.
     progress : callable, optional
         Called with the number of rows done after each chunk.
 
@@ -201,13 +204,14 @@ def rank_images(
         raise ValueError(f"lists of {length} images cannot be made from {available}")
     builders = {name: TopListsBuilder(scorer.n_queries, length) for name, scorer in scorers.items()}
     for start, chunk in read_chunks(embeddings, chunk_rows, source):
-        unit_chunk = unit(chunk)
-        left_out = None if keep is None else torch.from_numpy(~keep[start : start + len(chunk)])
+        rows = chunk.to(device)
+        unit_rows = unit(rows)
+        left_out = None if keep is None else torch.from_numpy(~keep[start : start + len(rows)]).to(device)
         for name, scorer in scorers.items():
-            scores = scorer.scores(chunk, unit_chunk, start)
+            scores = scorer.scores(rows, unit_rows, start)
             if left_out is not None:
                 scores = scores.masked_fill(left_out[:, None], -torch.inf)
             builders[name].add(scores, start)
         if progress:
-            progress(len(chunk))
+            progress(len(rows))
     return {name: builder.finish() for name, builder in builders.items()}
