@@ -20,6 +20,7 @@ from debiasing_methods.errors import InputError
 from debiasing_methods.linalg import unit
 from debiasing_methods.prism import Prism
 from fair_search.bias_files import BiasFile
+from fair_search.checks import check_images, check_query_embeddings
 from fair_search.reference import reference_images
 from fair_search.text import TextEmbedder, Truncation
 
@@ -164,7 +165,7 @@ class Debiaser:
             raise ValueError(
                 f"{self.method.name} writes {', '.join(needed)} with the query's text; give texts"
             )
-        self._check_embeddings(queries)
+        check_query_embeddings(queries, self._width)
         queries = queries.to(self.device, torch.float32)
         shared = self._shared_group() if self.method.needs else None
         rows = [row[None] for row in queries]
@@ -176,24 +177,15 @@ class Debiaser:
         """Return some group with the prompts that do not depend on the query."""
         return self._with_prompts([ALL_QUERIES])[0][ALL_QUERIES]
 
-    def _check_embeddings(self, queries: Tensor) -> None:
-        width = self.text.dim if self.text else None
-        if queries.ndim != 2 or not queries.is_floating_point() or width not in (None, queries.shape[1]):
-            raise ValueError(
-                f"query embeddings must be a float matrix (queries, {width or 'width'}), got {queries.dtype} "
-                f"of shape {tuple(queries.shape)}"
-            )
-        bad = torch.nonzero(~torch.isfinite(queries).all(dim=1) | ~queries.any(dim=1)).flatten()
-        if len(bad):
-            raise ValueError(
-                f"{len(bad)} query embedding(s) are NaN, infinite or all zero, the first in row {int(bad[0])}"
-            )
-
     def _renamed(self, groups: dict[str, QueryGroup]) -> dict[str, QueryGroup]:
         """Name groups as PRISM's one map is called, where one serves all."""
         if isinstance(self.method, Prism) and set(self.method.maps) == {ALL_QUERIES}:
             return {query: replace(group, name=ALL_QUERIES) for query, group in groups.items()}
         return groups
+
+    @property
+    def _width(self) -> int | None:
+        return self.text.dim if self.text else None
 
     @property
     def _bias_file(self) -> BiasFile:
@@ -241,6 +233,7 @@ class Debiaser:
         if reference is None:
             raise ValueError(f"{self.method.name} needs labelled images; give reference=(embeddings, labels)")
         if isinstance(reference, tuple):
+            check_images(reference[0], self._width)
             return reference_images(*reference, self._bias_file.classes, device=self.device)
         if len(reference.folds) != 1:
             raise ValueError(f"reference images must be in one fold, got {len(reference.folds)}")
@@ -267,6 +260,7 @@ class Debiaser:
     def prepare_images(self, images: np.ndarray | Tensor) -> Tensor:
         """Turn image embeddings ``(n, d)``, as stored, into what the image transform takes."""
         rows = torch.as_tensor(np.asarray(images)) if isinstance(images, np.ndarray) else images
+        check_images(rows, self._width)
         rows = rows.to(self.device, torch.float32)
         return self.method.prepare_images(unit(rows) if self.method.normalize else rows)
 
@@ -285,6 +279,11 @@ class Debiaser:
         Returns
         -------
         ndarray of shape (n, Q), float32
+
+        Raises
+        ------
+        ValueError
+            As for `debias`; or images are of another width than the queries.
         """
         text = list(torch.from_numpy(self.debias(queries, reference)).to(self.device)[:, None])
         transform = self.image_transform(queries)

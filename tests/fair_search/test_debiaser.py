@@ -143,9 +143,19 @@ def test_bad_labels_are_one_line(search_world: Any, labels: list[str], line: str
         search_world.load("bendvlm").debias(QUERIES, (search_world.images, labels))
 
 
-def test_labels_may_be_numbers() -> None:
-    reference = reference_images(np.eye(4, dtype=np.float16), [0, 1, 1, 0], ["0", "1"])
+@pytest.mark.parametrize("number", [int, float, str])
+def test_labels_may_be_numbers(number: type) -> None:
+    labels = [number(label) for label in (0, 1, 1, 0)]
+    reference = reference_images(np.eye(4, dtype=np.float16), labels, ["0", "1"])
     assert reference.labels.tolist() == [0, 1, 1, 0]
+
+
+def test_images_of_another_backbone_are_refused(search_world: Any) -> None:
+    loaded, narrow = search_world.load("bendvlm"), search_world.images[:, :5]
+    with pytest.raises(ValueError, match="same backbone"):
+        loaded.debias(QUERIES, (narrow, search_world.labels))
+    with pytest.raises(ValueError, match=r"matrix \(images, 32\), got shape \(50, 5\)"):
+        search_world.load("vanilla").scores(narrow, QUERIES)
 
 
 def test_labelled_images_are_needed_in_one_fold(search_world: Any) -> None:
