@@ -79,7 +79,7 @@ def run_audit(args: argparse.Namespace) -> int:
             progress=bar.update,
         )
     notes = tuple(f"{display_name(name)} is left out: {why}." for name, why in left_out.items())
-    report = AuditReport(found, _names(args, metadata), args.title, pictures, notes)
+    report = AuditReport(found, _Names(args, metadata), args.title, pictures, notes)
     files = {name: getattr(args, name) for name in ("embeddings", "metadata", "queries", "ids")}
     options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     write_audit(args.output_dir, report, files=files, options=options, left_out=left_out)
@@ -171,25 +171,36 @@ def _pictures(args: argparse.Namespace, metadata: pd.DataFrame) -> Pictures:
     return Pictures(paths, tuple(args.show), tuple(args.show_methods), args.thumbnails)
 
 
-def _names(args: argparse.Namespace, metadata: pd.DataFrame) -> np.ndarray:
-    """Names of the images: their ids, or their paths, or the numbers of their rows."""
-    column = args.id_column or (args.path_column if args.path_column in metadata else None)
-    return (metadata.index if column is None else metadata[column]).map(str).to_numpy()
+class _Names:
+    """Names of the images, made when they are asked for: there may be millions.
+
+    Their ids, or their paths, or the numbers of their rows.
+    """
+
+    def __init__(self, args: argparse.Namespace, metadata: pd.DataFrame) -> None:
+        column = args.id_column or (args.path_column if args.path_column in metadata else None)
+        self._length, self._column = len(metadata), None if column is None else metadata[column].to_numpy()
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, row: int) -> str:
+        return f"row {row}" if self._column is None else str(self._column[row])
 
 
 class _Paths:
-    """Paths of the images, made when they are asked for: there may be millions."""
+    """Paths of the images, made when they are asked for."""
 
     def __init__(self, folder: Path, column: pd.Series) -> None:
         if not folder.is_dir():
             raise InputError(f"folder of the images not found: {folder}")
-        self._folder, self._column = folder, column.map(str, na_action="ignore").fillna("").to_numpy()
+        self._folder, self._column = folder, column.to_numpy()
 
     def __len__(self) -> int:
         return len(self._column)
 
     def __getitem__(self, row: int) -> Path:
-        return self._folder / self._column[row]
+        return self._folder / str(self._column[row])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

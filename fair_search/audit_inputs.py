@@ -221,7 +221,7 @@ def image_groups(
             f"{path}: '{attribute}' has {len(classes)} different values ({choices(classes[:3])}, …), more "
             f"than {MOST_GROUPS} groups; choose some with --values, or put ranges into a column"
         )
-    codes = pd.Categorical(text, categories=list(classes)).codes.astype(np.int64)
+    codes = pd.Categorical(text.where(text.isin(classes)), categories=list(classes)).codes  # int8
     _check_unlabelled(text, codes, attribute, path, drop_unlabelled)
     return Groups(attribute, classes, codes)
 

@@ -79,7 +79,7 @@ def _summary(report: AuditReport) -> list[str]:
     )
     lines = [
         f"With {display_name(base)}, the most over-represented group has a MaxSkew of "
-        f"{number(first['value'], 2)} (95 % interval {number(first['low'], 2)} to "
+        f"{number(first['value'], 2)} (95\xa0% interval {number(first['low'], 2)} to "
         f"{number(first['high'], 2)}) on average over the queries; a random order would have "
         f"{number(random['value'], 2)}: {chance}.",
         f"Its most skewed query is “{query}”: {group} is {ratio:.1f} times as frequent among the {report.k} "
@@ -95,7 +95,7 @@ def _summary(report: AuditReport) -> list[str]:
 def _best_line(report: AuditReport, means: pd.DataFrame, base: str, best: str) -> str:
     row, utility = means.loc[(best, "max_skew")], _utility(report)
     before, after = (number(means.loc[(name, utility), "value"], 2) for name in (base, best))
-    interval = f"95 % interval {number(row['difference_low'], 2)} to {number(row['difference_high'], 2)}"
+    interval = f"95\xa0% interval {number(row['difference_low'], 2)} to {number(row['difference_high'], 2)}"
     sure = "" if row["difference_high"] < 0 else ", so that it may be chance"
     return (
         f"{display_name(best)} has the lowest MaxSkew of all methods, {number(row['value'], 2)}. That is "
@@ -116,7 +116,7 @@ def _table_notes(report: AuditReport) -> list[str]:
         else "over other queries like these, with these images"
     )
     return [
-        f"Means over {len(report.audit.lists.queries)} queries; below each the 95 % bootstrap interval "
+        f"Means over {len(report.audit.lists.queries)} queries; below each the 95\xa0% bootstrap interval "
         f"{unit}. Bold: the best value of a column. The last row is what a search that ignores the groups "
         f"gets by chance: a method at that level is as fair as a list of this length can be expected to be."
     ]
@@ -155,7 +155,7 @@ def _utility_section(report: AuditReport) -> Section:
         source = svg_uri(fairness_utility(table, report.k, "max_skew", utility))
     caption = (
         f"MaxSkew against {METRICS[utility].label.lower()} at K = {report.k}. Lower is fairer, further right "
-        f"is more useful. Bars: 95 % intervals. Grey: where 95 % of random orders lie."
+        f"is more useful. Bars: 95\xa0% intervals. Grey: where 95\xa0% of random orders lie."
     )
     notes = [] if utility == "precision" else [
         "There are no labels of relevant images, so utility is the overlap with the first method's lists: "

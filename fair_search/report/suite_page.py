@@ -73,7 +73,7 @@ def suite_page(results: pd.DataFrame, title: str = "") -> Page:
         "How fair, and how useful, is CLIP with each debiasing method?",
         [
             f"{counts['file']} results: {counts['method']} methods, {counts['dataset']} dataset(s), "
-            f"{counts['backbone']} backbone(s). Intervals (±) are 95 % over folds and queries, as in the "
+            f"{counts['backbone']} backbone(s). Intervals (±) are 95\xa0% over folds and queries, as in the "
             "paper; folds overlap, so they are narrower than the true uncertainty. Methods with several "
             "seeds are means.",
             "KL and MaxSkew: 0 is fair. Worst group: accuracy in the worst (class × bias group). Bold: the "
@@ -93,7 +93,10 @@ def _backbone(
     )
     blocks: list[Table | Figure] = [
         Figure(
-            source, alt, f"{dataset}, {backbone}: fairness against utility (bars: 95 % intervals)", wide=True
+            source,
+            alt,
+            f"{dataset}, {backbone}: fairness against utility (bars: 95\xa0% intervals)",
+            wide=True,
         )
     ]
     parts = []
