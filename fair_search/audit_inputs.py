@@ -16,6 +16,7 @@ from bias_evaluation.sections import choices, unknown
 from debiasing_methods.errors import InputError
 from fair_search.audit import Groups, QueryLabels
 from fair_search.query_files import read_queries, read_table, take_column
+from fair_search.reference import label_text
 
 MOST_GROUPS = 50
 
@@ -97,7 +98,7 @@ def _labels(path: Path, column: str | None) -> tuple[str, ...] | None:
             f"{path}: {labels.isna().sum()} of {len(labels)} queries have no '{column}', the first in row "
             f"{int(np.flatnonzero(labels.isna())[0]) + 1}; precision needs one for each"
         )
-    return tuple(map(str, labels))
+    return tuple(map(label_text, labels))
 
 
 def read_metadata_rows(
@@ -204,7 +205,7 @@ def image_groups(
         The column or a value does not exist, values are missing, or there are fewer than two groups or too
         many.
     """
-    text = take_column(metadata, attribute, path).map(str, na_action="ignore")
+    text = take_column(metadata, attribute, path).map(label_text, na_action="ignore")
     text = text.where(text.str.strip() != "")
     found = sorted(text.dropna().unique())
     for value in values or ():
@@ -265,7 +266,7 @@ def query_labels(metadata: pd.DataFrame, column: str, queries: AuditQueries, pat
         raise InputError(
             "--label-column needs --query-labels: the column of the query table with their labels"
         )
-    text = take_column(metadata, column, path).map(str, na_action="ignore")
+    text = take_column(metadata, column, path).map(label_text, na_action="ignore")
     images, names = pd.factorize(text)
     code = {name: i for i, name in enumerate(names)}
     for label in queries.labels:

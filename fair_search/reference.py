@@ -65,7 +65,7 @@ def reference_images(
     return ReferenceImages(unit(rows), codes, tuple(classes), torch.arange(len(rows), device=device)[None])
 
 
-def _written(label: object) -> str:
+def label_text(label: object) -> str:
     """Write a label as text; a column of whole numbers with gaps is read as 0.0, 1.0."""
     return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
 
@@ -78,7 +78,7 @@ def label_codes(labels: pd.Series, classes: Sequence[str]) -> np.ndarray:
     InputError
         A label is no class; the line counts them and names the first.
     """
-    text = labels.map(_written, na_action="ignore")
+    text = labels.map(label_text, na_action="ignore")
     missing = (labels.isna() | (text == "")).to_numpy(dtype=bool)
     codes = text.map({name: code for code, name in enumerate(classes)})
     strange = codes.isna().to_numpy(dtype=bool) & ~missing

@@ -68,6 +68,10 @@ def test_groups():
     assert image_groups(TABLE, "gender", "t.csv", values=["Male", "Female"]).codes.tolist() == [0, 1, 0, 1]
     numbers = pd.DataFrame({"year": [2, 1, 2]})
     assert image_groups(numbers, "year", "t.csv").classes == ("1", "2")
+    gaps = pd.DataFrame({"year": [2, None, 1]})  # which makes the whole numbers 2.0 and 1.0
+    assert image_groups(gaps, "year", "t.csv", values=["2", "1"], drop_unlabelled=True).codes.tolist() == [
+        0, -1, 1,
+    ]  # fmt: skip
 
 
 def test_unlabelled_images_are_left_out_on_request():

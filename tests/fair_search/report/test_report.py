@@ -4,8 +4,10 @@ import base64
 import io
 import json
 import re
+import tomllib
 from html.parser import HTMLParser
 from itertools import pairwise
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pandas as pd
@@ -181,6 +183,12 @@ def test_report_of_the_suite():
         assert part in text
     assert not page.all("b")
     assert all(header["scope"] in ("col", "row") for header in page.all("th"))
+
+
+def test_template_is_installed():
+    setup = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert "fair_search.report" in setup["packages"]
+    assert "template.html" in setup["package-data"]["fair_search.report"]
 
 
 def test_suite_from_files(tmp_path):
