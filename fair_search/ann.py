@@ -98,7 +98,7 @@ def build_index(embeddings: np.ndarray, factory: str, *, source: str = "embeddin
             )
             index.train(unit(torch.from_numpy(embeddings[chosen].astype(np.float32))).numpy())
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].split("Error: ")[-1]
+        reason = str(error).rsplit(": ", 1)[-1]
         raise InputError(
             f"FAISS cannot make an index '{factory}' of {n} rows of width {dim}: {reason}; such as Flat, "
             f"HNSW32 or IVF{max(1, int(np.sqrt(n)))},Flat"
