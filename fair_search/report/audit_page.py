@@ -190,7 +190,7 @@ def _index_section(report: AuditReport) -> Section:
     for (method, k), part in table.groupby(["method", "k"], sort=False):
         values = part.set_index("metric")
         cells = [
-            Cell(number(values.loc[m, "shift"]), f"at most {number(values.loc[m, 'largest_shift'], 2)}")
+            Cell(number(values.loc[m, "shift"]), f"largest {number(values.loc[m, 'largest_shift'], 2)}")
             for m in metrics
         ]
         recall = Cell(number(part["recall"].iloc[0]))
