@@ -102,6 +102,15 @@ class Encoder:
             parts.append(self.model.encode_text(tokens).float().cpu())
         return torch.cat(parts)
 
+    def too_long(self, prompts: Sequence[str]) -> list[bool]:
+        """Whether each prompt has more tokens than the model reads: it is encoded without its end."""
+        length = self._tokenize.context_length
+        # Given one place more, a tokenizer fills it only if the text does not fit without it. What it fills
+        # free places with is seen on the shortest text there is.
+        padding = self._tokenize([""], context_length=length + 1)[0, -1]
+        tokens = self._tokenize(list(prompts), context_length=length + 1)
+        return (tokens[:, -1] != padding).tolist()
+
     @torch.inference_mode()
     def encode_images(self, images: Tensor) -> Tensor:
         """Raw embeddings ``(n, d)``, float32 on the CPU, of a preprocessed batch ``(n, 3, H, W)``."""

@@ -211,8 +211,38 @@ def load_prompts(folder: Path, dataset: str, setting: str) -> SettingPrompts:
         for section in (top.section("bias"), top.section("diverse", {}), settings.section(setting))
     )
     top.finish()
-    neutral = tuple(dict.fromkeys(expand_frames(diverse))) if list(diverse) else ()
-    return SettingPrompts(_expand_setting(chosen, attributes, setting), neutral, str(path))
+    return SettingPrompts(expand_setting(chosen, attributes, setting), _neutral(diverse), str(path))
+
+
+def read_attribute(folder: Path, dataset: str, attribute: str) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """Read how a dataset's prompt file describes one bias attribute, and its diverse prompts.
+
+    Returns
+    -------
+    description : mapping
+        `classes`, `templates` and `own`, as in the file.
+    diverse : tuple of str
+
+    Raises
+    ------
+    InputError
+        The file or the attribute in it does not exist.
+    """
+    path = folder / f"{dataset}.yml"
+    top = Section(read_yaml(path, "prompt file"), str(path))
+    attributes = _with_included(top.section("bias"), folder / "common")
+    if attribute not in attributes:
+        raise unknown("bias attribute", attribute, list(attributes), str(path))
+    return attributes.any(attribute), read_diverse(top.section("diverse", {}), folder)
+
+
+def read_diverse(section: Section, folder: Path) -> tuple[str, ...]:
+    """Expand diverse prompts that are written out or included from the `common/` of a prompt set."""
+    return _neutral(_with_included(section, folder / "common"))
+
+
+def _neutral(section: Section) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(expand_frames(section))) if list(section) else ()
 
 
 def _with_included(section: Section, common: Path) -> Section:
@@ -320,7 +350,8 @@ class _Filler:
         return tuple(itertools.chain.from_iterable(self.fill(t, query, bias) for t in templates))
 
 
-def _expand_setting(section: Section, attributes: Section, setting: str) -> tuple[PromptGroup, ...]:
+def expand_setting(section: Section, attributes: Section, setting: str) -> tuple[PromptGroup, ...]:
+    """Expand the sentences of one setting; `attributes` holds the bias attributes that it may name."""
     attribute = section.choice("bias", list(attributes))
     words = attributes.section(attribute)
     queries = _class_words(section, "queries")

@@ -30,7 +30,7 @@ NOISE_BLOCK_ROWS = 1024
 
 # Names of a network's tensors in the release, after "encoder." or "decoder.": the positions in
 # Linear → LayerNorm → LeakyReLU → Dropout → Linear; and the number of dimensions of each.
-_LAYERS = {"0.weight": 2, "0.bias": 1, "1.weight": 1, "1.bias": 1, "4.weight": 2, "4.bias": 1}
+LAYERS = {"0.weight": 2, "0.bias": 1, "1.weight": 1, "1.bias": 1, "4.weight": 2, "4.bias": 1}
 
 
 @dataclass(frozen=True, eq=False)
@@ -314,7 +314,7 @@ def _network(checkpoint: Mapping[str, Any], part: str, path: str | os.PathLike[s
     nested = checkpoint.get(part)
     flat = {name: value for name, value in checkpoint.items() if str(name).startswith(f"{part}.")}
     state = nested if isinstance(nested, Mapping) else flat
-    names = {f"{part}.{layer}": ndim for layer, ndim in _LAYERS.items()}
+    names = {f"{part}.{layer}": ndim for layer, ndim in LAYERS.items()}
     if unknown := sorted(set(map(str, state)) - set(names)):
         raise InputError(
             f"{path}: the {part} is not one of two linear layers; it also has: {', '.join(unknown)}"

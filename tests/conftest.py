@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from bias_evaluation.configs import Backbone
+
+# A CLIP model of 400,000 parameters that is made here, so that no test needs weights from elsewhere.
+TINY_DIM = 8
+TINY_MODEL = {
+    "embed_dim": TINY_DIM,
+    "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
+}
 
 
 @pytest.fixture(scope="session")
@@ -136,3 +149,50 @@ def study_world(tmp_path_factory: pytest.TempPathFactory) -> StudyWorld:
     sae = root / "debiasing_methods" / "sae_weights" / "default" / "MSAE_toy.pth"
     SparseAutoencoder(encoder, torch.zeros(96), fit.T.contiguous(), center).save(sae)
     return StudyWorld(root, root / "toy.npz", sae)
+@pytest.fixture(scope="session")
+def save_tiny_clip() -> Callable[..., None]:
+    """Write a model config and a checkpoint: ``save_tiny_clip(config, checkpoint, seed=0, **changes)``."""
+
+    def save(config: Path, checkpoint: Path, seed: int = 0, **changes: Any) -> None:
+        import open_clip
+        import torch
+
+        config.write_text(json.dumps(TINY_MODEL | changes))
+        open_clip.add_model_config(config)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = open_clip.create_model(config.stem)
+        torch.save(model.state_dict(), checkpoint)
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory, save_tiny_clip: Callable[..., None]) -> Path:
+    """Folder with a model of 400,000 parameters: ``tiny_test_clip.json`` and ``tiny.pt``; read only."""
+    folder = tmp_path_factory.mktemp("tiny_clip")
+    save_tiny_clip(folder / "tiny_test_clip.json", folder / "tiny.pt")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_backbone(tiny_clip: Path) -> Callable[..., Backbone]:
+    """Make a backbone of the tiny model, with changes."""
+
+    def make(**changes: Any) -> Backbone:
+        from bias_evaluation.configs import Backbone
+
+        fields = {
+            "name": "tiny",
+            "stem": "tiny",
+            "open_clip": str(tiny_clip / "tiny_test_clip.json"),
+            "pretrained": None,
+            "checkpoint": tiny_clip / "tiny.pt",
+            "dim": TINY_DIM,
+            "quick_gelu": True,
+            "sae": None,
+            "openai_name": "tiny",
+        }
+        return Backbone(**fields | changes)
+
+    return make

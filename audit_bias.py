@@ -1,0 +1,214 @@
+"""Audit a search system: how fair is what its queries retrieve, before and after debiasing."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from bias_evaluation.sections import unknown
+from debiasing_methods.errors import InputError, run_main
+from debiasing_methods.files import write_text
+from fair_search.ann import build_index, open_index, set_parameters
+from fair_search.audit import Contender, audit
+from fair_search.audit_files import means_table, write_audit
+from fair_search.audit_inputs import (
+    AuditQueries,
+    image_groups,
+    query_labels,
+    read_audit_queries,
+    read_metadata_rows,
+)
+from fair_search.audit_options import build_parser, checked
+from fair_search.backbones import find_backbone
+from fair_search.cli import chosen_backbone, warnings_as_lines
+from fair_search.contenders import load_contenders
+from fair_search.judging import Judgement
+from fair_search.query_files import read_matrix, take_column
+from fair_search.report.audit_report import AuditReport, Pictures
+from fair_search.report.figures import display_name
+from fair_search.report.page import render
+from fair_search.text import TextEmbedder
+
+MOST_LISTED = 20  # names in an error line
+
+
+def run_audit(args: argparse.Namespace) -> int:
+    """Audit, write the files and print the table."""
+    embeddings = read_matrix(args.embeddings, "image embeddings")
+    metadata = read_metadata_rows(args.metadata, len(embeddings), args.id_column, args.ids)
+    groups = image_groups(
+        metadata, args.attribute, args.metadata, values=args.values, drop_unlabelled=args.drop_unlabelled
+    )
+    queries = read_audit_queries(
+        args.queries, column=args.query_column, label_column=args.query_labels, names=args.query_names
+    )
+    labels = query_labels(metadata, args.label_column, queries, args.metadata) if args.label_column else None
+    pictures = _pictures(args, metadata)
+    contenders, left_out = load_contenders(
+        queries.values,
+        args.methods,
+        text=_text(args),
+        bias=args.bias,
+        weights=_weights(args.weights),
+        seed=args.seed,
+        device=args.device,
+    )
+    for name, why in left_out.items():
+        print(f"left out: {name}: {why}", file=sys.stderr)
+    _check_shown(args, queries, tuple(contenders))
+    _check_width(embeddings, contenders, args.embeddings)
+    with tqdm(total=len(embeddings), unit="row", desc="searching", unit_scale=True) as bar:
+        found = audit(
+            embeddings,
+            groups,
+            contenders,
+            queries.names,
+            Judgement(tuple(sorted(set(args.k))), args.desired, args.bootstrap, args.draws, args.seed),
+            labels=labels,
+            index=_index(args, embeddings),
+            reference_per_group=args.reference,
+            source=str(args.embeddings),
+            device=args.device,
+            progress=bar.update,
+        )
+    notes = tuple(f"{display_name(name)} is left out: {why}." for name, why in left_out.items())
+    report = AuditReport(found, _Names(args, metadata), args.title, pictures, notes)
+    files = {name: getattr(args, name) for name in ("embeddings", "metadata", "queries", "ids")}
+    options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    write_audit(args.output_dir, report, files=files, options=options, left_out=left_out)
+    _warn_unreadable(report)
+    print(means_table(found))
+    print(f"written: {args.output_dir / 'report.html'}, audit.csv, retrieved.csv, audit.json")
+    return 0
+
+
+def report_results(args: argparse.Namespace) -> int:
+    """Write the report of the paper's suite."""
+    from fair_search.report.suite_page import read_suite, suite_page
+
+    results, lines = read_suite(args.from_results)
+    for line in lines:
+        print(f"warning: {line}", file=sys.stderr)
+    path = args.output_dir / "report.html"
+    write_text(path, render(suite_page(results, args.title)))
+    print(f"{results['file'].nunique()} results -> {path}")
+    return 0
+
+
+def _check_shown(args: argparse.Namespace, queries: AuditQueries, methods: tuple[str, ...]) -> None:
+    for query in args.show:
+        if query not in queries.names:
+            raise unknown("query", query, queries.names[:MOST_LISTED], "--show")
+    for method in args.show_methods:
+        if method not in methods:
+            raise unknown("method", method, methods, "--show-methods")
+
+
+def _check_width(embeddings: np.ndarray, contenders: Mapping[str, Contender], path: Path) -> None:
+    width = next(iter(contenders.values())).groups[0].queries.shape[1]
+    if embeddings.shape[1] != width:
+        raise InputError(
+            f"{path} has width {embeddings.shape[1]}, but the queries have width {width}; images and queries "
+            f"must be embedded by one model"
+        )
+
+
+def _index(args: argparse.Namespace, embeddings: np.ndarray) -> Any:
+    """Open or build the FAISS index that the options name; None where they name none."""
+    if args.faiss is None:
+        if args.faiss_parameters is not None:
+            raise InputError("--faiss-parameters needs an index: give --faiss")
+        return None
+    path = Path(args.faiss)
+    if path.suffix or path.is_file():
+        index = open_index(path, *embeddings.shape)
+    else:
+        index = build_index(embeddings, args.faiss, source=str(args.embeddings))
+    if args.faiss_parameters is not None:
+        set_parameters(index, args.faiss_parameters)
+    return index
+
+
+def _warn_unreadable(report: AuditReport) -> None:
+    if report.unreadable:
+        print(
+            f"warning: {len(report.unreadable)} images cannot be read and are not shown, the first: "
+            f"{report.unreadable[0]}",
+            file=sys.stderr,
+        )
+
+
+def _text(args: argparse.Namespace) -> TextEmbedder | None:
+    backbone = chosen_backbone(args)
+    if backbone is None and args.text_embeddings is None:
+        return None
+    found = None if backbone is None else find_backbone(backbone)
+    return TextEmbedder(found, given=args.text_embeddings, device=args.device)
+
+
+def _weights(pairs: Sequence[str]) -> dict[str, Path]:
+    weights = {}
+    for pair in pairs:
+        method, equals, path = pair.partition("=")
+        if not equals or not path:
+            raise InputError(f"--weights takes METHOD=FILE, such as prism=map.pth, got '{pair}'")
+        weights[method] = Path(path)
+    return weights
+
+
+def _pictures(args: argparse.Namespace, metadata: pd.DataFrame) -> Pictures:
+    """Say what the contact sheets show."""
+    paths = None
+    if args.images:
+        paths = _Paths(args.images, take_column(metadata, args.path_column, args.metadata))
+    return Pictures(paths, tuple(args.show), tuple(args.show_methods), args.thumbnails)
+
+
+class _Names:
+    """Names of the images, made when they are asked for: there may be millions.
+
+    Their ids, or their paths, or the numbers of their rows.
+    """
+
+    def __init__(self, args: argparse.Namespace, metadata: pd.DataFrame) -> None:
+        column = args.id_column or (args.path_column if args.path_column in metadata else None)
+        self._length, self._column = len(metadata), None if column is None else metadata[column].to_numpy()
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, row: int) -> str:
+        return f"row {row}" if self._column is None else str(self._column[row])
+
+
+class _Paths:
+    """Paths of the images, made when they are asked for."""
+
+    def __init__(self, folder: Path, column: pd.Series) -> None:
+        if not folder.is_dir():
+            raise InputError(f"folder of the images not found: {folder}")
+        self._folder, self._column = folder, column.to_numpy()
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __getitem__(self, row: int) -> Path:
+        return self._folder / str(self._column[row])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    args = build_parser().parse_args(argv)
+    with warnings_as_lines():
+        return report_results(args) if args.from_results else run_audit(checked(args))
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

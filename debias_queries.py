@@ -1,0 +1,221 @@
+"""Debias the queries of a search system, for any CLIP-like backbone and any bias that can be put in words."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bias_evaluation.configs import Backbone
+from bias_evaluation.datasets import save_array
+from bias_evaluation.results import versions
+from debiasing_methods.errors import InputError, run_main
+from debiasing_methods.files import save_weights, sha256_file, write_json
+from fair_search.cli import (
+    add_backbone_options,
+    add_method_options,
+    chosen_backbone,
+    method_help,
+    warnings_as_lines,
+)
+from fair_search.debiaser import Debiaser, Reference
+from fair_search.loading import load_debiaser, weights_file
+from fair_search.query_files import TENSOR, read_matrix, read_queries, read_table, take_column
+from fair_search.transform_files import save_transform
+
+_EPILOG = """
+examples:
+  python debias_queries.py --queries queries.txt --method orth-proj --backbone ViT-B-16 --bias gender \\
+      --output debiased.npy
+  python debias_queries.py --queries log.csv --column query --method sem-bi --backbone ViT-B-16 \\
+      --bias my_bias.yml --weights sae.pth --output debiased.safetensors
+
+Beside the embeddings stand <output>.manifest.json (what they were made from) and, for methods that change
+images, <output>.transform.safetensors: docs/own_dataset.md says how an index applies it.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python debias_queries.py",
+        description=__doc__,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--queries",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="one a line (.txt), a column of a table (.csv, .tsv, .feather), or raw text embeddings (.npy, "
+        ".safetensors) for methods whose prompts do not contain the query",
+    )
+    parser.add_argument("--column", metavar="NAME", help="which column of the table holds the queries")
+    parser.add_argument("--method", required=True, metavar="NAME", help=method_help())
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help=".npy, or .safetensors (tensor 'embeddings')",
+    )
+    add_backbone_options(parser)
+    add_method_options(parser)
+    reference = parser.add_argument_group("labelled images (bendvlm and bendsem-bi need them)")
+    reference.add_argument(
+        "--reference-embeddings", type=Path, metavar="FILE", help="image embeddings, .npy or .safetensors"
+    )
+    reference.add_argument(
+        "--reference-metadata",
+        type=Path,
+        metavar="FILE",
+        help="table with one row an image (.csv, .tsv, .feather)",
+    )
+    reference.add_argument(
+        "--reference-column", metavar="NAME", help="column of the bias class (default: the bias file's name)"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    args = build_parser().parse_args(argv)
+    _check_output(args)
+    with warnings_as_lines():
+        queries = read_queries(args.queries, args.column)
+        debiaser = load_debiaser(
+            args.method,
+            chosen_backbone(args),
+            args.bias,
+            weights=args.weights,
+            text_embeddings=args.text_embeddings,
+            seed=args.seed,
+            device=args.device,
+        )
+        reference = _reference(args, debiaser)
+        try:
+            embeddings = debiaser.debias(queries, reference)
+        except InputError:
+            raise
+        except ValueError as error:  # what a library's caller did wrong is here what the user did
+            raise InputError(f"{args.queries}: {error}") from None
+        transform = _sibling(args.output, ".transform.safetensors")
+        exported = save_transform(transform, debiaser.image_transform(queries), len(queries))
+    _save(args.output, embeddings)
+    outputs = [args.output, transform] if exported else [args.output]
+    if not exported:
+        transform.unlink(missing_ok=True)  # one of another method, which these queries must not be used with
+    write_json(_sibling(args.output, ".manifest.json"), manifest(args, debiaser, queries, outputs))
+    print(f"wrote {', '.join(map(str, outputs))} and {_sibling(args.output, '.manifest.json')}")
+    return 0
+
+
+def _check_output(args: argparse.Namespace) -> None:
+    if args.output.suffix not in (".npy", ".safetensors"):
+        raise InputError(f"--output {args.output}: the name must end with .npy or .safetensors")
+    inputs = (args.queries, args.weights, args.text_embeddings, args.reference_embeddings)
+    if any(path is not None and path.resolve() == args.output.resolve() for path in inputs):
+        raise InputError(f"--output {args.output} is one of the inputs; give another name")
+    if args.seed < 0:
+        raise InputError(f"--seed must be at least 0, got {args.seed}")
+
+
+def _sibling(output: Path, suffix: str) -> Path:
+    return output.with_name(output.stem + suffix)
+
+
+def _save(path: Path, embeddings: np.ndarray) -> None:
+    if path.suffix == ".npy":
+        save_array(path, embeddings)
+    else:
+        save_weights(path, {TENSOR: torch.from_numpy(embeddings)})
+
+
+def _reference(args: argparse.Namespace, debiaser: Debiaser) -> Reference | None:
+    """Read labelled images where the method needs them; only then may they be given."""
+    files = {
+        "--reference-embeddings": args.reference_embeddings,
+        "--reference-metadata": args.reference_metadata,
+    }
+    if not debiaser.method.needs_reference:
+        for option, path in files.items():
+            if path is not None:
+                raise InputError(f"{option}: {args.method} uses no labelled images; leave it out")
+        return None
+    if None in files.values():
+        raise InputError(f"{args.method} needs labelled images: give {' and '.join(files)}")
+    images = read_matrix(args.reference_embeddings, "reference embeddings")
+    if images.shape[1] != debiaser.text.dim:
+        raise InputError(
+            f"{args.reference_embeddings} has width {images.shape[1]}, but the text has "
+            f"width {debiaser.text.dim}"
+        )
+    table = read_table(args.reference_metadata, "reference metadata")
+    column = args.reference_column or debiaser.bias.attribute
+    return images, take_column(table, column, args.reference_metadata)
+
+
+def manifest(
+    args: argparse.Namespace, debiaser: Debiaser, queries: Sequence[str] | np.ndarray, outputs: Sequence[Path]
+) -> dict[str, Any]:
+    """Say what debiased queries were made from: names, digests, versions and counts.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+    debiaser : Debiaser
+    queries : sequence of str, or array of shape (Q, d)
+    outputs : sequence of path
+        Files that were written.
+
+    Returns
+    -------
+    dict
+        Plain values; the same for the same inputs.
+    """
+    text, bias = debiaser.text, debiaser.bias
+    texts = not isinstance(queries, np.ndarray)
+    weights, _ = weights_file(args.method, text.backbone if text else None, args.weights)
+    truncated = text.too_long(list(dict.fromkeys(queries))) if texts else 0
+    files = {
+        "queries": args.queries,
+        "weights": weights,
+        "text_embeddings": args.text_embeddings,
+        "reference_embeddings": args.reference_embeddings,
+        "reference_metadata": args.reference_metadata,
+    }
+    return {
+        "method": args.method,
+        "options": debiaser.get_params()["options"] or {},
+        "changes_text": debiaser.method.changes_text,
+        "changes_images": debiaser.method.changes_images,
+        "seed": args.seed if debiaser.method.random_images else None,
+        "backbone": _described(text.backbone) if text and text.backbone else None,
+        "text_digest": text.digest if text else None,
+        "bias": {"attribute": bias.attribute, "classes": bias.classes, "digest": bias.digest}
+        if bias
+        else None,
+        "inputs": {name: _file(path) for name, path in files.items() if path is not None},
+        "outputs": [_file(path) for path in outputs],
+        "queries": {"rows": len(queries), "kind": "text" if texts else "embeddings", "truncated": truncated},
+        "versions": versions(),
+    }
+
+
+def _described(backbone: Backbone) -> dict[str, Any]:
+    weights = backbone.pretrained or str(backbone.checkpoint)
+    return {"name": backbone.name, "model": backbone.open_clip, "weights": weights, "dim": backbone.dim}
+
+
+def _file(path: Path) -> dict[str, str]:
+    return {"file": str(path), "sha256": sha256_file(path)}
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -1,0 +1,303 @@
+"""The audit: embeddings, groups and queries in; a table of all methods side by side out.
+
+Symbols: N images, d embedding dimension, M methods, Q queries, C groups, L length of the lists, K depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from debiasing_methods.base import DebiasingMethod, QueryGroup, ReferenceImages
+from debiasing_methods.errors import InputError
+from debiasing_methods.linalg import unit
+from fair_search.bootstrap import list_length
+from fair_search.index_shift import compare_index
+from fair_search.judging import Judgement, Lists, judge
+from fair_search.ranking import CHUNK_ROWS, Scorer, TopLists, rank_images
+
+REFERENCE_PER_GROUP = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Contender:
+    """A method with its queries, one group a query.
+
+    Attributes
+    ----------
+    method : DebiasingMethod
+        With its options and weights (`fair_search.debiaser.Debiaser.method`).
+    groups : sequence of QueryGroup
+        One a query, in the order of the queries (`Debiaser.groups`).
+    """
+
+    method: DebiasingMethod
+    groups: Sequence[QueryGroup]
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """The groups that are compared.
+
+    Attributes
+    ----------
+    attribute : str
+        Name of the bias attribute.
+    classes : tuple of str
+        Names of the C groups.
+    codes : ndarray of shape (N,), integer
+        Group of each image, −1 where it is left out.
+    """
+
+    attribute: str
+    classes: tuple[str, ...]
+    codes: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class QueryLabels:
+    """Labels that make precision known.
+
+    Attributes
+    ----------
+    images : ndarray of shape (N,), integer
+        Label code of each image, −1 for none.
+    queries : ndarray of shape (Q,), integer
+        Label code that each query asks for.
+    """
+
+    images: np.ndarray
+    queries: np.ndarray
+
+    def relevant(self, rows: np.ndarray) -> np.ndarray:
+        """Which images of lists ``(…, Q, L)`` have their query's label; bool."""
+        return self.images[rows] == self.queries[:, None]
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """What an audit found.
+
+    Attributes
+    ----------
+    table : pandas.DataFrame
+        See `judging.judge`.
+    lists : Lists
+        The lists of all methods.
+    groups : Groups
+        As given.
+    counts : ndarray of shape (C,)
+        Images of each group that could be retrieved.
+    how : Judgement
+        How the lists were judged.
+    reference_rows : ndarray of shape (n,), int64
+        Rows that were kept apart as labelled reference images; empty where no method needs them.
+    approximate : pandas.DataFrame or None
+        See `index_shift.compare_index`.
+    skipped_by_index : tuple of str
+        Methods that the index cannot serve, since they change images.
+    """
+
+    table: pd.DataFrame
+    lists: Lists
+    groups: Groups
+    counts: np.ndarray
+    how: Judgement
+    reference_rows: np.ndarray
+    approximate: pd.DataFrame | None = None
+    skipped_by_index: tuple[str, ...] = ()
+
+
+def audit(
+    embeddings: np.ndarray,
+    groups: Groups,
+    contenders: Mapping[str, Contender],
+    queries: Sequence[str],
+    how: Judgement | None = None,
+    *,
+    labels: QueryLabels | None = None,
+    index: Any = None,
+    reference_per_group: int = REFERENCE_PER_GROUP,
+    chunk_rows: int = CHUNK_ROWS,
+    source: str = "embeddings",
+    device: str = "cpu",
+    progress: Callable[[int], None] | None = None,
+) -> Audit:
+    """Audit methods on the embeddings of a search system.
+
+    Parameters
+    ----------
+    embeddings : ndarray of shape (N, d)
+        Image embeddings as stored, float16 or float32; may be memory-mapped and of any size.
+    groups : Groups
+        Group of each image.
+    contenders : mapping
+        Name → method with its queries. The first is what the others are compared with.
+    queries : sequence of str
+        Names of the Q queries, all different.
+    how : Judgement, optional
+        K, desired shares, bootstrap.
+    labels : QueryLabels, optional
+        Where they are given, precision is judged too.
+    index : faiss.Index, optional
+        Searched as well, for the methods that change text alone.
+    reference_per_group : int
+        Where a method needs labelled images (bendvlm, bendsem-bi), so many of each group, at most half of it,
+        are drawn at random and given to it. No method can then retrieve them: what a method has seen is never
+        what it is judged on, and all methods are judged on the same images.
+    chunk_rows : int
+        Rows that are read at a time.
+    source : str
+        Name of the embeddings' file, for error lines.
+    device : str
+        Where the methods' tensors are: 'cpu' or 'cuda'.
+    progress : callable, optional
+        Called with the number of rows read after each chunk.
+
+    Returns
+    -------
+    Audit
+
+    Raises
+    ------
+    InputError
+        K is larger than the number of images, there are fewer than two groups, a group has no image, or an
+        embedding cannot be normalised.
+    ValueError
+        Lengths do not go together.
+    """
+    how = how or Judgement()
+    _check_lengths(embeddings, groups, contenders, queries)
+    reference = np.empty(0, np.int64)
+    if any(contender.method.needs_reference for contender in contenders.values()):
+        reference = draw_reference(groups, reference_per_group, how.seed)
+    keep = groups.codes >= 0
+    keep[reference] = False
+    counts = _check_counts(groups, keep, how, len(reference))
+    scorers = make_scorers(embeddings, groups, contenders, reference, device)
+    found = rank_images(
+        embeddings,
+        scorers,
+        list_length(max(how.ks), int(keep.sum())),
+        keep=None if keep.all() else keep,
+        chunk_rows=chunk_rows,
+        source=source,
+        device=device,
+        progress=progress,
+    )
+    lists = make_lists(found, groups.codes, queries, labels)
+    table = judge(lists, groups.codes[keep], len(groups.classes), how)
+    approximate, skipped = None, ()
+    if index is not None:
+        approximate = compare_index(
+            index, scorers, lists, groups.codes, keep, how, None if labels is None else labels.relevant
+        )
+        skipped = tuple(name for name, s in scorers.items() if s.method.changes_images)
+    return Audit(table, lists, groups, counts, how, reference, approximate, skipped)
+
+
+def draw_reference(groups: Groups, per_group: int, seed: int) -> np.ndarray:
+    """Draw the labelled reference images: rows ``(n,)``, sorted, at most half of each group."""
+    random = np.random.default_rng(seed)
+    drawn = []
+    for code, name in enumerate(groups.classes):
+        members = np.flatnonzero(groups.codes == code)
+        if len(members) < 2:
+            raise InputError(
+                f"group '{name}' has {len(members)} image(s); methods that need labelled images take some of "
+                f"each group and leave the rest to be judged, so at least 2 are needed: leave these methods "
+                f"out, or the group"
+            )
+        drawn.append(random.choice(members, min(per_group, len(members) // 2), replace=False))
+    return np.sort(np.concatenate(drawn))
+
+
+def make_scorers(
+    embeddings: np.ndarray,
+    groups: Groups,
+    contenders: Mapping[str, Contender],
+    reference: np.ndarray,
+    device: str = "cpu",
+) -> dict[str, Scorer]:
+    """Debias the queries of every method, and make its image transform.
+
+    Parameters
+    ----------
+    embeddings : ndarray of shape (N, d)
+    groups : Groups
+    contenders : mapping
+    reference : ndarray of shape (n,), int64
+        Rows of the labelled reference images, for the methods that need them.
+    device : str
+        Where the methods' tensors are.
+
+    Returns
+    -------
+    dict
+        Name → `Scorer`.
+    """
+    labelled = None
+    if len(reference):
+        images = torch.from_numpy(np.array(embeddings[reference], dtype=np.float32))
+        labelled = ReferenceImages(
+            unit(images.to(device)),
+            torch.from_numpy(groups.codes[reference].astype(np.int64)).to(device),
+            groups.classes,
+            torch.arange(len(reference), device=device)[None],
+        )
+    scorers = {}
+    for name, contender in contenders.items():
+        method = contender.method
+        text = method.debias_text(contender.groups, labelled if method.needs_reference else None)
+        if method.needs_reference:
+            text = [folds[0] for folds in text]
+        scorers[name] = Scorer(method, text, method.image_transform(contender.groups))
+    return scorers
+
+
+def make_lists(
+    found: Mapping[str, TopLists], codes: np.ndarray, queries: Sequence[str], labels: QueryLabels | None
+) -> Lists:
+    """Put the lists of all methods together with groups and labels."""
+    rows = np.stack([lists.rows for lists in found.values()])
+    relevant = None if labels is None else labels.relevant(rows)
+    return Lists(tuple(found), tuple(queries), rows, codes[rows], relevant)
+
+
+def _check_lengths(
+    embeddings: np.ndarray, groups: Groups, contenders: Mapping[str, Contender], queries: Sequence[str]
+) -> None:
+    if not contenders or not queries:
+        raise ValueError("an audit needs at least one method and one query")
+    if len(set(queries)) != len(queries):
+        raise ValueError("names of queries must differ")
+    if groups.codes.shape != (len(embeddings),):
+        raise ValueError(f"{len(embeddings)} embeddings have group codes of shape {groups.codes.shape}")
+    for name, contender in contenders.items():
+        if sum(len(group.queries) for group in contender.groups) != len(queries):
+            raise ValueError(f"the groups of '{name}' do not hold {len(queries)} queries")
+
+
+def _check_counts(groups: Groups, keep: np.ndarray, how: Judgement, n_reference: int) -> np.ndarray:
+    counts = np.bincount(groups.codes[keep], minlength=len(groups.classes))
+    if len(groups.classes) < 2:
+        raise InputError(
+            f"'{groups.attribute}' has one group only ({groups.classes[0]}); an audit compares at least two"
+        )
+    if (counts == 0).any():
+        raise InputError(
+            f"group '{groups.classes[int(counts.argmin())]}' of '{groups.attribute}' has no image"
+        )
+    apart = f" (beside {n_reference} kept apart as labelled reference)" if n_reference else ""
+    if min(how.ks) < 1 or max(how.ks) > counts.sum():
+        wrong = max(how.ks) if max(how.ks) > counts.sum() else min(how.ks)
+        raise InputError(
+            f"K = {wrong} images cannot be retrieved from {counts.sum()}{apart}; choose K between 1 and "
+            f"{counts.sum()}"
+        )
+    return counts

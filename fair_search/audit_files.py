@@ -1,0 +1,121 @@
+"""The files of an audit: report, tables and provenance; and its table for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bias_evaluation.results import versions
+from debiasing_methods.files import atomic_path, sha256_file, write_json, write_text
+from fair_search.audit import Audit
+from fair_search.fairness_metrics import METRICS
+from fair_search.judging import RANDOM_ORDER
+from fair_search.report.audit_page import audit_page
+from fair_search.report.audit_report import AuditReport
+from fair_search.report.figures import display_name
+from fair_search.report.page import render
+
+
+def write_audit(
+    folder: Path,
+    report: AuditReport,
+    *,
+    files: Mapping[str, Path | None],
+    options: Mapping[str, Any],
+    left_out: Mapping[str, str],
+) -> None:
+    """Write the report, ``audit.csv``, ``retrieved.csv``, ``audit.json`` and, with an index, ``faiss.csv``.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Made where it is missing.
+    report : AuditReport
+    files : mapping
+        What the audit was made from: name → file, whose digest is recorded.
+    options : mapping
+        Options of the command, as plain values.
+    left_out : mapping
+        Method → why it is not in the audit.
+    """
+    found = report.audit
+    write_text(folder / "report.html", render(audit_page(report)))
+    _write_csv(folder / "audit.csv", found.table)
+    _write_csv(folder / "retrieved.csv", retrieved(report))
+    if found.approximate is not None:
+        _write_csv(folder / "faiss.csv", found.approximate)
+    digests = {name: sha256_file(path) for name, path in files.items() if path}
+    record = summary(found) | {
+        "options": dict(options),
+        "left_out_methods": dict(left_out),
+        "digests": digests,
+    }
+    write_json(folder / "audit.json", record)
+
+
+def _write_csv(path: Path, table: pd.DataFrame) -> None:
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def retrieved(report: AuditReport) -> pd.DataFrame:
+    """List what each method retrieves: method, query, rank, row, id and group."""
+    lists, names = report.audit.lists, report.names
+    top = max(report.audit.how.ks)
+    index = pd.MultiIndex.from_product(
+        [lists.methods, lists.queries, range(1, top + 1)], names=["method", "query", "rank"]
+    )
+    rows = lists.rows[..., :top].ravel()
+    classes = np.array(report.audit.groups.classes, dtype=object)
+    columns = {
+        "row": rows,
+        "id": [names[row] for row in rows],
+        "group": classes[lists.codes[..., :top].ravel()],
+    }
+    return pd.DataFrame(columns, index).reset_index()
+
+
+def summary(found: Audit) -> dict[str, Any]:
+    """Return what was audited, how, and the means, as plain values for JSON."""
+    means = found.table[found.table["scope"] == "mean"].drop(columns=["scope", "query"])
+    return {
+        "attribute": found.groups.attribute,
+        "groups": dict(zip(found.groups.classes, map(int, found.counts), strict=True)),
+        "left_out_images": int((found.groups.codes < 0).sum()),
+        "reference_images": len(found.reference_rows),
+        "queries": list(found.lists.queries),
+        "methods": list(found.lists.methods),
+        "measurement": asdict(found.how),
+        "means": _records(means),
+        "faiss": None if found.approximate is None else _records(found.approximate),
+        "versions": versions(),
+    }
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of a table as plain values; None for what is not known."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
+def means_table(found: Audit) -> str:
+    """Write the means at the largest K with their intervals as lines for a terminal."""
+    k = max(found.how.ks)
+    table = found.table
+    means = table[(table["scope"] == "mean") & (table["k"] == k)].set_index(["method", "metric"])
+    metrics = found.lists.metrics
+    lines = [["method", *(METRICS[m].label for m in metrics)]]
+    for method in (*found.lists.methods, RANDOM_ORDER):
+        cells = [display_name(method)]
+        for metric in metrics:
+            row = means.loc[(method, metric)] if (method, metric) in means.index else None
+            cells.append("" if row is None else f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]")
+        lines.append(cells)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+    title = f"K = {k}, means over {len(found.lists.queries)} queries with 95 % intervals"
+    return "\n".join([title, *text])

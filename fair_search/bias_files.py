@@ -1,0 +1,245 @@
+"""Bias files: a few lines of YAML that say what a bias is, and every prompt that the methods make of them.
+
+A bias file (``config/bias/<name>.yml``, or one of the user's own) has the keys
+
+- ``bias``: name of the attribute, as a metadata column is called;
+- ``noun``: what the classes are kinds of ("person", "day"), in the singular;
+- ``classes``: the attribute's values, or value → the words, or several, for it in a sentence;
+- ``templates``: sentences with ``{bias}`` or ``{a_bias}`` that say the class and nothing else;
+- ``own``: class → further sentences of that class alone (optional);
+- ``like``: a prompt file of ``config/prompts/default/`` to take these from (optional);
+- ``diverse``: neutral sentences for SEM, as in a prompt file (optional; else what datasets share);
+- ``spurious``, ``candidates``, ``augmentations``, ``paraphrases``, ``harmful``, ``helpful``: in place
+  of those that are made (optional; as in a prompt file, where `{query}` is the query).
+
+The queries are anything at all. "A photo of a doctor." is taken as "a doctor" where a template writes it
+anew; English wording apart, nothing depends on the query's language.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from bias_evaluation.prompts import (
+    PromptGroup,
+    SettingPrompts,
+    article,
+    expand_setting,
+    read_attribute,
+    read_diverse,
+)
+from bias_evaluation.sections import Section, choices, read_yaml
+from debiasing_methods.errors import InputError
+from debiasing_methods.files import sha256_json
+from fair_search.config_files import config_folder, prompt_folder
+
+# What is said of a query, when the bias file does not say it. {noun} is put in when the file is read.
+DEFAULTS: dict[str, Any] = {
+    "spurious": ["A photo of {a_bias} {noun}."],
+    "candidates": ["A photo of {query}, {a_bias} {noun}."],
+    "paraphrases": [
+        "A picture of {query}.",
+        "An image of {query}.",
+        "This is {query}.",
+        "Here we see {query}.",
+        "A close-up of {query}.",
+        "A snapshot that shows {query}.",
+        "A drawing of {query}.",
+        "An example of {query}.",
+        "The picture shows {query}.",
+        "In the middle there is {query}.",
+    ],
+    "helpful": [
+        ["A photo of {query}.", "A photo of {a_noun}."],
+        ["This is {query}.", "This is {a_noun}."],
+        ["A drawing of {query}.", "A drawing of {a_noun}."],
+    ],
+}
+KINDS = ("spurious", "candidates", "augmentations", "paraphrases", "harmful", "helpful")
+_LEAD = re.compile(
+    r"(?:(?:an?|the)\s+)?(?:photo|photograph|picture|image|portrait)\s+(?:of|showing)\s+", re.I
+)
+
+
+@dataclass(frozen=True)
+class BiasFile:
+    """A bias attribute in words.
+
+    Attributes
+    ----------
+    attribute : str
+        Name of the attribute and, if not said otherwise, of the metadata column.
+    classes : tuple of str
+        Bias classes, as metadata write them.
+    diverse : tuple of str
+        Neutral sentences.
+    source : str
+        File that it comes from, for error lines.
+    description : mapping
+        Classes, templates and own sentences, as a prompt file has them.
+    kinds : mapping
+        Kind of prompt → templates.
+    """
+
+    attribute: str
+    classes: tuple[str, ...]
+    diverse: tuple[str, ...] = field(repr=False)
+    source: str
+    description: Mapping[str, Any] = field(repr=False)
+    kinds: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def digest(self) -> str:
+        """Digest of everything that prompts are made from."""
+        return sha256_json([self.attribute, self.description, self.kinds, self.diverse])
+
+    def prompts(self, queries: Sequence[str]) -> SettingPrompts:
+        """Make all prompts of some queries.
+
+        Parameters
+        ----------
+        queries : sequence of str
+            Distinct, not blank, in any script; full sentences or single words.
+
+        Returns
+        -------
+        SettingPrompts
+            One group a query, in order, named by the query.
+
+        Raises
+        ------
+        InputError
+            A query is blank, or a template of the file has a mistake.
+        """
+        for position, query in enumerate(queries):
+            if not query.strip():
+                raise InputError(f"query {position + 1} is blank; every query needs text")
+        section = {
+            "bias": self.attribute,
+            "query": "{query}",
+            "queries": {query: bare(query) for query in queries},
+            **{kind: _for_these(value, queries) for kind, value in self.kinds.items()},
+        }
+        attributes = Section({self.attribute: self.description}, self.source)
+        groups = expand_setting(Section(section, self.source), attributes, self.attribute)
+        return SettingPrompts(tuple(map(_as_given, groups)), self.diverse, self.source)
+
+
+BiasLike = str | Path | Mapping[str, Any] | BiasFile
+
+
+def bare(query: str) -> str:
+    """Return what a query is about: without "a photo of" before it and a full stop after it."""
+    text = query.strip()
+    about = _LEAD.sub("", text, count=1) if _LEAD.match(text) else text
+    return about.rstrip(".。") or text
+
+
+def _as_given(group: PromptGroup) -> PromptGroup:
+    """Put the query itself back, which templates had without its frame."""
+    return replace(group, queries=(group.name,))
+
+
+def _for_these(value: Any, queries: Sequence[str]) -> Any:
+    """Keep the entries of a mapping query → templates that belong to these queries."""
+    if not isinstance(value, Mapping):
+        return value
+    return {name: entries for name, entries in value.items() if name == "all" or name in queries}
+
+
+def load_bias(bias: BiasLike) -> BiasFile:
+    """Load a bias file.
+
+    Parameters
+    ----------
+    bias : str, path, mapping or BiasFile
+        A name of ``config/bias/`` ('gender', 'race', 'age' …), the path of a file of your own, or what such a
+        file holds.
+
+    Returns
+    -------
+    BiasFile
+
+    Raises
+    ------
+    InputError
+        The file does not exist, a key is unknown or missing, a template has a mistake, or there are fewer
+        than two classes.
+    """
+    if isinstance(bias, BiasFile):
+        return bias
+    if isinstance(bias, Mapping):
+        return _read(bias, "bias")
+    path = _find(bias)
+    return _read(read_yaml(path, "bias file"), str(path))
+
+
+def _find(bias: str | Path) -> Path:
+    """Return the path of a bias file: a name has neither suffix nor folder."""
+    path = Path(bias)
+    if path.suffix or len(path.parts) > 1 or path.is_file():
+        return path
+    folder = config_folder() / "bias"
+    found = folder / f"{bias}.yml"
+    if not found.is_file():
+        names = sorted(p.stem for p in folder.glob("*.yml"))
+        raise InputError(
+            f"unknown bias '{bias}'; choose from: {choices(names)}, or give a file (.yml) of your own"
+        )
+    return found
+
+
+def _read(document: Any, where: str) -> BiasFile:
+    top = Section(document, where)
+    attribute = top.take("bias", str)
+    noun = top.take("noun", str)
+    like = top.take("like", str, None)
+    description, diverse = read_attribute(prompt_folder(), like, attribute) if like else ({}, ())
+    description = {
+        **description,
+        **{key: top.any(key) for key in ("classes", "templates", "own") if key in top},
+    }
+    if "classes" not in description:
+        raise InputError(f"{where}: the key 'classes' is missing")
+    if not diverse or "diverse" in top:
+        diverse = read_diverse(top.section("diverse", {"include": "diverse.yml"}), prompt_folder())
+    given = {kind: top.any(kind) for kind in KINDS if kind in top}
+    top.finish()
+    words = {"{noun}": noun, "{a_noun}": article(noun)}
+    kinds = {kind: _put_noun(value, words) for kind, value in {**DEFAULTS, **given}.items()}
+    description = {key: _put_noun(value, words) for key, value in description.items()}
+    bias = BiasFile(attribute, (), diverse, where, description, kinds)
+    return _checked(bias, harmful="harmful" not in given)
+
+
+def _checked(bias: BiasFile, *, harmful: bool) -> BiasFile:
+    """Expand a bias for some query, so that mistakes show now; add classes and, if asked, harmful pairs."""
+    [group] = bias.prompts(["a query"]).groups
+    classes = tuple(group.common.bias_prompts)
+    if len(classes) < 2:
+        raise InputError(f"{bias.source}: 'classes' must hold at least two, found: {choices(classes)}")
+    if harmful:
+        pairs = _harmful_pairs(group.common.spurious)
+        bias = replace(bias, kinds={**bias.kinds, "harmful": pairs})
+    return replace(bias, classes=classes)
+
+
+def _harmful_pairs(spurious: Sequence[str]) -> list[list[str]]:
+    """Every two prompts that name the classes: their difference is the bias."""
+    return [list(pair) for pair in itertools.combinations(dict.fromkeys(spurious), 2)]
+
+
+def _put_noun(value: Any, words: Mapping[str, str]) -> Any:
+    """Put the noun into every text of a document."""
+    if isinstance(value, str):
+        for placeholder, word in words.items():
+            value = value.replace(placeholder, word)
+        return value
+    if isinstance(value, Mapping):
+        return {key: _put_noun(entry, words) for key, entry in value.items()}
+    return [_put_noun(entry, words) for entry in value] if isinstance(value, list) else value

@@ -1,0 +1,77 @@
+"""The methods of an audit, loaded by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from debiasing_methods.errors import InputError
+from debiasing_methods.registry import METHODS, get_method
+from fair_search.audit import Contender
+from fair_search.bias_files import BiasLike, load_bias
+from fair_search.loading import load_debiaser
+from fair_search.text import TextEmbedder
+
+BASE = "vanilla"
+
+
+def load_contenders(
+    queries: Sequence[str] | np.ndarray,
+    methods: Sequence[str] | None = None,
+    *,
+    text: TextEmbedder | None = None,
+    bias: BiasLike | None = None,
+    weights: Mapping[str, Path] | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> tuple[dict[str, Contender], dict[str, str]]:
+    """Load methods and make their groups of queries.
+
+    Parameters
+    ----------
+    queries : sequence of str, or ndarray of shape (Q, d)
+        Texts or raw text embeddings.
+    methods : sequence of str, optional
+        Names of the registry, the one to compare with first. Without it every method that can be loaded.
+    text : TextEmbedder, optional
+        Where embeddings of sentences come from.
+    bias : BiasLike, optional
+        As for `load_debiaser`.
+    weights : mapping, optional
+        Name of a method → its file of trained weights.
+    seed : int
+        Seed of ZSDebias's noise.
+    device : str
+        'cpu' or 'cuda'.
+
+    Returns
+    -------
+    contenders : dict
+        Name → `Contender`.
+    left_out : dict
+        Name → why it could not be loaded; empty where `methods` is given.
+
+    Raises
+    ------
+    InputError
+        A method that was named cannot be loaded, weights are of no method, or the queries cannot be used.
+    """
+    weights = dict(weights or {})
+    chosen = list(dict.fromkeys(methods)) if methods else list(METHODS)
+    for name in (*chosen, *weights):
+        get_method(name)
+    described = None if bias is None else load_bias(bias)
+    contenders, left_out = {}, {}
+    for name in chosen:
+        try:
+            debiaser = load_debiaser(
+                name, text, described, weights=weights.get(name), seed=seed, device=device
+            )
+            contenders[name] = Contender(debiaser.method, debiaser.groups(queries))
+        except ValueError as error:  # an InputError, or queries that the method cannot take
+            if methods or name == BASE:
+                raise InputError(f"{name}: {error}" if name not in str(error) else str(error)) from None
+            left_out[name] = str(error)
+    return contenders, left_out

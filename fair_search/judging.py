@@ -1,0 +1,226 @@
+"""From ranked lists to a tidy table: every metric of every method, query and K, with intervals.
+
+Symbols: N images, C groups, M methods, Q queries, L length of the lists, K ≤ L images that are judged, B
+bootstrap draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from fair_search.bootstrap import image_draws, interval, query_draws
+from fair_search.fairness_metrics import METRICS, fairness_at, random_order
+
+RANDOM_ORDER = "(random order)"
+RANDOM_DRAWS = 200
+UNITS = ("images", "queries")
+DESIRED = ("data", "uniform")
+_ABSENT = np.iinfo(np.int32).max  # the position, in the first method's list, of an image that is not in it
+
+COLUMNS = (
+    "method", "scope", "query", "k", "metric", "value", "low", "high",
+    "difference", "difference_low", "difference_high",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How lists are judged.
+
+    Attributes
+    ----------
+    ks : tuple of int
+        Depths K.
+    desired : str
+        Desired shares of the groups: ``data``, theirs among all images, or ``uniform``, 1/C each.
+    bootstrap : str
+        What a mean's interval draws: ``images`` (other images, these queries) or ``queries`` (these images,
+        other queries). The interval of a single query always draws images.
+    draws : int
+        B.
+    seed : int
+        Of the bootstrap and of the random order.
+    """
+
+    ks: tuple[int, ...] = (10, 50, 100)
+    desired: str = "data"
+    bootstrap: str = "images"
+    draws: int = 1000
+    seed: int = 0
+
+    def shares(self, population: np.ndarray) -> np.ndarray:
+        """Desired shares ``(C,)`` for a population ``(C,)``."""
+        return np.full(len(population), 1 / len(population)) if self.desired == "uniform" else population
+
+
+@dataclass(frozen=True, eq=False)
+class Lists:
+    """The lists of all methods, with what is known of the images in them.
+
+    Attributes
+    ----------
+    methods, queries : tuple of str
+    rows : ndarray of shape (M, Q, L), int64
+        Rows of the images, best first.
+    codes : ndarray of shape (M, Q, L), integer
+        Their groups.
+    relevant : ndarray of shape (M, Q, L), bool, or None
+        Whether they have the query's label, where there are labels.
+    """
+
+    methods: tuple[str, ...]
+    queries: tuple[str, ...]
+    rows: np.ndarray
+    codes: np.ndarray
+    relevant: np.ndarray | None = None
+
+    @cached_property
+    def first_positions(self) -> np.ndarray:
+        """Where each image stands in the first method's list of the query, ``(M, Q, L)`` int32."""
+        positions = np.full(self.rows.shape, _ABSENT, np.int32)
+        for q in range(self.rows.shape[1]):
+            order = np.argsort(self.rows[0, q])
+            base = self.rows[0, q, order]
+            at = np.minimum(np.searchsorted(base, self.rows[:, q]), len(base) - 1)
+            positions[:, q] = np.where(base[at] == self.rows[:, q], order[at], _ABSENT)
+        return positions
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics that can be judged."""
+        return tuple(name for name in METRICS if name != "precision" or self.relevant is not None)
+
+
+def evaluate(
+    lists: Lists, positions: np.ndarray | None, population: np.ndarray, how: Judgement
+) -> np.ndarray:
+    """Judge lists, or what a bootstrap draw makes of them.
+
+    Parameters
+    ----------
+    lists : Lists
+    positions : ndarray of shape (M, Q, K_max), integer, or None
+        Which positions of the old lists stand at the top of the new ones; None: the lists themselves.
+    population : ndarray of shape (C,)
+        Share of each group among all images.
+    how : Judgement
+
+    Returns
+    -------
+    ndarray of shape (metrics, M, Q, len(ks)), float64
+        In the order of `Lists.metrics`.
+    """
+    top = max(how.ks)
+
+    def chosen(values: np.ndarray) -> np.ndarray:
+        return values[..., :top] if positions is None else np.take_along_axis(values, positions, axis=-1)
+
+    found = fairness_at(chosen(lists.codes), how.shares(population), population, how.ks)
+    if lists.relevant is not None:
+        relevant = chosen(lists.relevant)
+        found["precision"] = np.stack([relevant[..., :k].mean(-1) for k in how.ks], -1)
+    in_first = chosen(lists.first_positions)
+    last = in_first[0]  # the first method's own positions: its K-th is where its list ends
+    shared = [(in_first[..., :k] <= last[:, k - 1, None]).mean(-1) for k in how.ks]
+    found["overlap"] = np.stack(shared, -1)
+    return np.stack([found[name] for name in lists.metrics])
+
+
+def judge(lists: Lists, codes: np.ndarray, n_groups: int, how: Judgement) -> pd.DataFrame:
+    """Judge the lists of all methods side by side.
+
+    Parameters
+    ----------
+    lists : Lists
+        The first method is what the others are compared with. Lists are longer than K (see
+        `bootstrap.list_length`), or hold all images.
+    codes : ndarray of shape (N,), integer
+        Group of every image that can be retrieved.
+    n_groups : int
+        C; every group has an image.
+    how : Judgement
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns `COLUMNS`, one row a method × query × K × metric (``scope`` query) and one for the mean of all
+        queries (``scope`` mean, ``query`` empty), which also has the difference to the first method. `low`,
+        `high`: 95 % intervals. Last the random order: its mean, and where 95 % of random orders lie.
+    """
+    counts = np.bincount(codes, minlength=n_groups)
+    values = evaluate(lists, None, counts / counts.sum(), how)
+    draws = np.stack(list(_draws(lists, counts, how)))  # (B, metrics, M, Q, ks)
+    low, high = _intervals(lists, draws, values)
+    means = values.mean(axis=2)
+    mean_draws = draws.mean(axis=3)
+    if how.bootstrap == "queries":
+        chosen = query_draws(values.shape[2], draws=how.draws, seed=how.seed)
+        mean_draws = np.stack([values[:, :, drawn].mean(axis=2) for drawn in chosen])
+    mean_low, mean_high = _intervals(lists, mean_draws, means)
+    differences = means - means[:, :1]
+    difference_low, difference_high = interval(mean_draws - mean_draws[:, :, :1], differences)
+    frames = [
+        _frame(lists, how.ks, "query", value=values, low=low, high=high),
+        _frame(
+            lists,
+            how.ks,
+            "mean",
+            value=means[:, :, None],
+            low=mean_low[:, :, None],
+            high=mean_high[:, :, None],
+            difference=differences[:, :, None],
+            difference_low=difference_low[:, :, None],
+            difference_high=difference_high[:, :, None],
+        ),
+        _random_frame(lists, codes, counts / counts.sum(), how),
+    ]
+    table = pd.concat(frames, ignore_index=True)
+    first = (table["method"] == lists.methods[0]) | (table["method"] == RANDOM_ORDER)
+    table.loc[first, ["difference", "difference_low", "difference_high"]] = np.nan
+    return table[list(COLUMNS)]
+
+
+def _draws(lists: Lists, counts: np.ndarray, how: Judgement) -> Iterator[np.ndarray]:
+    """Metrics of each bootstrap draw of images, float32."""
+    shape = lists.rows.shape
+    flat = (lists.rows.reshape(-1, shape[2]), lists.codes.reshape(-1, shape[2]))
+    top = max(how.ks)
+    for positions, drawn in image_draws(*flat, counts, top, draws=how.draws, seed=how.seed):
+        positions = positions.reshape(*shape[:2], top)
+        yield evaluate(lists, positions, drawn / drawn.sum(), how).astype(np.float32)
+
+
+def _intervals(lists: Lists, draws: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Intervals of values ``(metrics, …)``, each within the bounds of its metric."""
+    pairs = [interval(draws[:, i], values[i], METRICS[name].bounds) for i, name in enumerate(lists.metrics)]
+    low, high = (np.stack(ends) for ends in zip(*pairs, strict=True))
+    return low, high
+
+
+def _frame(lists: Lists, ks: Sequence[int], scope: str, **columns: np.ndarray) -> pd.DataFrame:
+    """Make a tidy table of arrays ``(metrics, M, Q or 1, len(ks))``."""
+    queries = lists.queries if scope == "query" else ("",)
+    names = ("metric", "method", "query", "k")
+    index = pd.MultiIndex.from_product([lists.metrics, lists.methods, queries, ks], names=names)
+    table = pd.DataFrame({name: values.ravel() for name, values in columns.items()}, index).reset_index()
+    order = {name: place for place, name in enumerate(lists.methods)}
+    table = table.assign(scope=scope, place=table["method"].map(order))
+    return table.sort_values("place", kind="stable").drop(columns="place")
+
+
+def _random_frame(lists: Lists, codes: np.ndarray, population: np.ndarray, how: Judgement) -> pd.DataFrame:
+    shares = how.shares(population)
+    found: Mapping[str, np.ndarray] = random_order(
+        codes, len(lists.queries), shares, population, how.ks, draws=RANDOM_DRAWS, seed=how.seed
+    )
+    rows = [
+        (RANDOM_ORDER, "mean", "", k, name, draws[:, i].mean(), *np.percentile(draws[:, i], [2.5, 97.5]))
+        for name, draws in found.items()
+        for i, k in enumerate(how.ks)
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS[:8])

@@ -1,0 +1,217 @@
+"""Exact top-L lists of any number of images, chunk by chunk, for all methods in one pass.
+
+Symbols: N images, d embedding dimension, M methods, Q queries of a method, L length of the lists, n rows of a
+chunk.
+
+The embeddings may be a memory map of any size: a chunk is read, scored for every method and query, merged
+into the lists, and let go, so that memory grows with L and Q alone. Of equal scores the lower row comes
+first, whatever the chunks are.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from debiasing_methods.base import DebiasingMethod, ImageTransform
+from debiasing_methods.errors import InputError
+from debiasing_methods.linalg import unit
+
+CHUNK_ROWS = 16_384  # 32 MiB of float32 at d = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Scorer:
+    """What scores images for one method: its debiased queries and its image transform.
+
+    Attributes
+    ----------
+    method : DebiasingMethod
+    text : sequence of Tensor of shape (Q_g, d)
+        Debiased queries of each group, Q in all.
+    transform : ImageTransform
+        Made for the same groups.
+    """
+
+    method: DebiasingMethod
+    text: Sequence[Tensor]
+    transform: ImageTransform
+
+    @property
+    def n_queries(self) -> int:
+        """Q."""
+        return sum(len(queries) for queries in self.text)
+
+    def scores(self, images: Tensor, unit_images: Tensor, first_row: int) -> Tensor:
+        """Cosines ``(n, Q)`` of a chunk, which is given as stored and normalised."""
+        prepared = self.method.prepare_images(unit_images if self.method.normalize else images)
+        return self.transform.scores(prepared, self.text, first_row=first_row)
+
+
+@dataclass(frozen=True, eq=False)
+class TopLists:
+    """The L best images of each query, best first.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (Q, L), int64
+    scores : ndarray of shape (Q, L), float32
+    """
+
+    rows: np.ndarray
+    scores: np.ndarray
+
+
+def read_chunks(
+    embeddings: np.ndarray, chunk_rows: int = CHUNK_ROWS, source: str = "embeddings"
+) -> Iterator[tuple[int, Tensor]]:
+    """Read embeddings chunk by chunk, as float32, after a check that every row can be normalised.
+
+    Parameters
+    ----------
+    embeddings : ndarray of shape (N, d)
+        Any float dtype. Pages of a read-only memory map are given back after each chunk.
+    chunk_rows : int
+        n.
+    source : str
+        Name of the file, for error lines.
+
+    Yields
+    ------
+    first_row : int
+    chunk : Tensor of shape (n, d), float32
+
+    Raises
+    ------
+    InputError
+        A row is NaN, infinite or all zero.
+    """
+    mapped = embeddings.base if isinstance(embeddings, np.memmap) and embeddings.mode == "r" else None
+    for start in range(0, len(embeddings), chunk_rows):
+        chunk = torch.from_numpy(np.array(embeddings[start : start + chunk_rows], dtype=np.float32))
+        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)  # else every page read stays in the memory of this process
+        norms = torch.linalg.vector_norm(chunk, dim=1)
+        bad = torch.nonzero(~torch.isfinite(norms) | (norms == 0)).flatten()
+        if len(bad):
+            raise InputError(
+                f"{source}: row {start + int(bad[0])} is NaN, infinite or all zero ({len(bad)} of rows "
+                f"{start} to {start + len(chunk) - 1}); make the embeddings anew"
+            )
+        yield start, chunk
+
+
+class TopListsBuilder:
+    """Merges chunks of scores into the top-L lists of Q queries.
+
+    Parameters
+    ----------
+    n_queries, length : int
+        Q and L.
+    """
+
+    def __init__(self, n_queries: int, length: int) -> None:
+        self.length = length
+        self._scores = torch.full((n_queries, 0), -torch.inf)
+        self._rows = torch.zeros((n_queries, 0), dtype=torch.int64)
+
+    def add(self, scores: Tensor, first_row: int) -> None:
+        """Take in scores ``(n, Q)`` of consecutive rows; −inf marks rows that are left out."""
+        chunk = scores.T.to("cpu", torch.float32).contiguous()  # (Q, n)
+        best, at = _top(chunk, self.length)
+        self._scores = torch.cat([self._scores, best], dim=1)
+        self._rows = torch.cat([self._rows, at + first_row], dim=1)
+        # old entries have lower rows and stand first, so a stable sort keeps equal scores in row order
+        self._scores, order = torch.sort(self._scores, dim=1, descending=True, stable=True)
+        self._scores = self._scores[:, : self.length]
+        self._rows = torch.gather(self._rows, 1, order[:, : self.length])
+
+    def finish(self) -> TopLists:
+        """Return the lists."""
+        return TopLists(self._rows.numpy(), self._scores.numpy())
+
+
+def _top(scores: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Find the `length` largest of each row of ``(Q, n)``, sorted; of equal values the first ones."""
+    k = min(length, scores.shape[1])
+    values, at = torch.topk(scores, k, dim=1)
+    # topk takes any of the values equal to the k-th: where it had a choice, choose anew
+    last = values[:, -1:]
+    ambiguous = torch.nonzero((scores == last).sum(dim=1) > (values == last).sum(dim=1)).flatten()
+    for query in ambiguous.tolist():
+        order = torch.sort(scores[query], descending=True, stable=True).indices[:k]
+        values[query], at[query] = scores[query, order], order
+    at, order = torch.sort(at, dim=1)
+    values, order = torch.sort(torch.gather(values, 1, order), dim=1, descending=True, stable=True)
+    return values, torch.gather(at, 1, order)
+
+
+@torch.inference_mode()
+def rank_images(
+    embeddings: np.ndarray,
+    scorers: Mapping[str, Scorer],
+    length: int,
+    *,
+    keep: np.ndarray | None = None,
+    chunk_rows: int = CHUNK_ROWS,
+    source: str = "embeddings",
+    device: str = "cpu",
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, TopLists]:
+    """Retrieve the best images of every method and query, exactly, in one pass over the embeddings.
+
+    Parameters
+    ----------
+    embeddings : ndarray of shape (N, d)
+        As stored (float16 or float32, memory-mapped or not), not necessarily normalised.
+    scorers : mapping
+        Name of a method → what scores for it.
+    length : int
+        L, at most the number of rows that are kept.
+    keep : ndarray of shape (N,), bool, optional
+        Rows that may be retrieved; all by default.
+    chunk_rows : int
+        Rows read at a time.
+    source : str
+        Name of the embeddings' file, for error lines.
+    device : str
+        Where the scorers are: 'cpu' or 'cuda'.
+    progress : callable, optional
+        Called with the number of rows done after each chunk.
+
+    Returns
+    -------
+    dict
+        Name → `TopLists`.
+
+    Raises
+    ------
+    InputError
+        A row of the embeddings cannot be normalised.
+    ValueError
+        L is larger than the number of rows that are kept, or `keep` has another length.
+    """
+    n = len(embeddings)
+    if keep is not None and keep.shape != (n,):
+        raise ValueError(f"keep has shape {keep.shape} for {n} embeddings")
+    available = n if keep is None else int(keep.sum())
+    if not 1 <= length <= available:
+        raise ValueError(f"lists of {length} images cannot be made from {available}")
+    builders = {name: TopListsBuilder(scorer.n_queries, length) for name, scorer in scorers.items()}
+    for start, chunk in read_chunks(embeddings, chunk_rows, source):
+        rows = chunk.to(device)
+        unit_rows = unit(rows)
+        left_out = None if keep is None else torch.from_numpy(~keep[start : start + len(rows)]).to(device)
+        for name, scorer in scorers.items():
+            scores = scorer.scores(rows, unit_rows, start)
+            if left_out is not None:
+                scores = scores.masked_fill(left_out[:, None], -torch.inf)
+            builders[name].add(scores, start)
+        if progress:
+            progress(len(rows))
+    return {name: builder.finish() for name, builder in builders.items()}

@@ -1,0 +1,162 @@
+"""The command audit_bias.py on the files of a small search system."""
+
+import json
+import re
+import sys
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import audit_bias
+from debiasing_methods.errors import run_main
+from debiasing_methods.registry import METHODS
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+QUERIES = "query,wanted\nA photo of a nurse.,even\nA photo of a doctor.,odd\nA photo of a chef.,even\n"
+
+
+@pytest.fixture(scope="module")
+def system(search_world, tmp_path_factory):
+    """Folder of a search system's files and the options that name them."""
+    folder = tmp_path_factory.mktemp("system")
+    random = np.random.default_rng(0)
+    images = random.normal(size=(120, search_world.images.shape[1])).astype(np.float16)
+    np.save(folder / "images.npy", images)
+    rows = np.arange(120)
+    metadata = pd.DataFrame(
+        {"file_path": [f"{i}.png" for i in rows], "gender": np.where(rows % 3 == 0, "Male", "Female"),
+         "kind": np.where(rows % 2 == 0, "even", "odd")}
+    )  # fmt: skip
+    metadata.to_csv(folder / "metadata.csv", index=False)
+    (folder / "queries.csv").write_text(QUERIES)
+    for i in rows[:100]:  # some files are missing
+        Image.new("RGB", (8, 6), (int(2 * i), 80, 120)).save(folder / f"{i}.png")
+    model, checkpoint = search_world.backbone
+    options = [
+        *(
+            "--embeddings",
+            folder / "images.npy",
+            "--metadata",
+            folder / "metadata.csv",
+            "--attribute",
+            "gender",
+        ),
+        *("--queries", folder / "queries.csv", "--query-column", "query"),
+        *("--backbone", model, "--checkpoint", checkpoint, "--bias", "gender", "--k", 5, 10, "--draws", 20),
+    ]
+    return folder, list(map(str, options))
+
+
+def run(options, *more):
+    return audit_bias.main([*options, *map(str, more)])
+
+
+def error_line(capsys, options, *more):
+    given = [*options, "--methods", "vanilla", *map(str, more)]
+    assert run_main(partial(audit_bias.main, given)) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_all_methods_side_by_side(system, search_world, tmp_path, capsys):
+    folder, options = system
+    weights = [f"{name}={search_world.weights(name)}" for name in METHODS if search_world.weights(name)]
+    labels = ["--query-labels", "wanted", "--label-column", "kind"]
+    assert run(options, "--output-dir", tmp_path, "--weights", *weights, *labels, "--images", folder) == 0
+    out, err = capsys.readouterr()
+    assert "images cannot be read" in err
+    table = pd.read_csv(tmp_path / "audit.csv")
+    assert set(table["method"]) == {*METHODS, "(random order)"}
+    assert {"precision", "overlap", "kl", "max_skew", "min_skew", "ndkl", "dp_ratio"} == set(table["metric"])
+    assert "BendSEM_bi" in out
+    assert "K = 10, means over 3 queries" in out
+    retrieved = pd.read_csv(tmp_path / "retrieved.csv")
+    assert len(retrieved) == 12 * 3 * 10
+    metadata = pd.read_csv(folder / "metadata.csv")
+    assert (retrieved["group"].to_numpy() == metadata["gender"].to_numpy()[retrieved["row"]]).all()
+    assert (retrieved["id"].to_numpy() == metadata["file_path"].to_numpy()[retrieved["row"]]).all()
+    record = json.loads((tmp_path / "audit.json").read_text())
+    assert record["methods"] == list(METHODS)
+    assert record["reference_images"] == 20 + 40
+    assert record["groups"] == {"Female": 40, "Male": 20}
+    assert set(record["digests"]) == {"embeddings", "metadata", "queries"}
+    assert "data:image/jpeg" in (tmp_path / "report.html").read_text()
+
+
+def test_second_run_gives_the_same_files(system, tmp_path):
+    for name in ("a", "b"):
+        run(system[1], "--methods", "vanilla", "orth-proj", "--output-dir", tmp_path / name)
+    for file in ("report.html", "audit.csv", "retrieved.csv"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_methods_that_cannot_be_loaded_are_left_out_and_named(system, tmp_path, capsys):
+    run(system[1], "--output-dir", tmp_path)
+    err = capsys.readouterr().err
+    assert "left out: prism: " in err
+    left_out = json.loads((tmp_path / "audit.json").read_text())["left_out_methods"]
+    assert {"prism", "zsdebias"} <= set(left_out)
+    assert "PRISM is left out" in (tmp_path / "report.html").read_text()
+
+
+def test_query_embeddings_need_no_model(system, tmp_path):
+    folder, options = system
+    np.save(folder / "q.npy", np.random.default_rng(1).normal(size=(4, 32)).astype(np.float32))
+    given = [*options[:6], "--queries", folder / "q.npy", "--k", "7", "--draws", "5"]
+    assert run(list(map(str, given)), "--output-dir", tmp_path) == 0
+    assert set(pd.read_csv(tmp_path / "audit.csv")["method"]) == {"vanilla", "(random order)"}
+
+
+def test_index(system, tmp_path, capsys):
+    pytest.importorskip("faiss", reason="faiss-cpu is not installed")
+    more = ["--methods", "vanilla", "prism-mini", "--faiss", "Flat", "--output-dir", tmp_path]
+    assert run(system[1], *more) == 0
+    assert (pd.read_csv(tmp_path / "faiss.csv")["recall"] == 1).all()
+    report = (tmp_path / "report.html").read_text()
+    assert "Approximate search" in report
+    assert "Not searched through the index: PRISM-mini" in report
+    assert "--faiss-parameters needs an index" in error_line(
+        capsys, system[1], "--faiss-parameters", "nprobe=1", "--output-dir", tmp_path
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--k", "500"], "K = 500 images cannot be retrieved from"),
+        (["--attribute", "sex"], "lacks the column 'sex'"),
+        (["--methods", "sem-x"], "unknown method 'sem-x'; choose from: vanilla"),
+        (["--methods", "prism"], "prism needs a trained map"),
+        (["--weights", "prism"], "--weights takes METHOD=FILE"),
+        (["--show", "A photo of a nurs."], "unknown query .* did you mean 'A photo of a nurse.'"),
+        (["--show-methods", "prism", "--methods", "vanilla"], "unknown method 'prism'; choose from: vanilla"),
+        (["--images", "nowhere"], "folder of the images not found: nowhere"),
+        (["--draws", "0"], "--draws must be at least 1, got 0"),
+        (["--query-labels", "wanted"], "--query-labels needs --label-column"),
+        (["--embeddings", "none.npy"], "image embeddings not found: none.npy"),
+    ],
+)
+def test_bad_input_is_one_line(system, tmp_path, capsys, more, message):
+    assert re.search(message, error_line(capsys, system[1], "--output-dir", tmp_path, *more))
+    assert not list(tmp_path.iterdir())
+
+
+def test_embeddings_of_another_width(system, tmp_path, capsys):
+    np.save(tmp_path / "wide.npy", np.ones((120, 48), np.float32))
+    line = error_line(capsys, system[1], "--embeddings", tmp_path / "wide.npy", "--output-dir", tmp_path)
+    assert "has width 48, but the queries have width 32" in line
+
+
+def test_what_an_audit_needs(tmp_path, capsys):
+    line = error_line(capsys, [], "--output-dir", tmp_path)
+    assert "an audit needs --embeddings, --metadata, --attribute, --queries" in line
+
+
+def test_without_faiss(system, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    line = error_line(capsys, system[1], "--faiss", "Flat", "--output-dir", tmp_path)
+    assert "pip install faiss-cpu" in line

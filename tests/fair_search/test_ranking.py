@@ -1,0 +1,98 @@
+"""Lists from chunks of a memory map against a sort of all scores at once."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from debiasing_methods.base import IdentityTransform, Vanilla
+from debiasing_methods.errors import InputError
+from debiasing_methods.registry import METHODS
+from fair_search.audit import Contender, Groups, make_scorers
+from fair_search.ranking import Scorer, TopListsBuilder, rank_images, read_chunks
+
+D = 8
+
+
+def vanilla(queries):
+    return {"vanilla": Scorer(Vanilla(), [queries[:2], queries[2:]], IdentityTransform())}
+
+
+@pytest.fixture
+def mapped(tmp_path):
+    embeddings = np.random.default_rng(0).normal(size=(1000, D)).astype(np.float16)
+    np.save(tmp_path / "images.npy", embeddings)
+    return np.load(tmp_path / "images.npy", mmap_mode="r")
+
+
+def brute_force(embeddings, queries, length, keep=None):
+    images = np.array(embeddings, np.float32)
+    images /= np.linalg.norm(images, axis=1, keepdims=True)
+    scores = (queries / np.linalg.norm(queries, axis=1, keepdims=True)) @ images.T
+    if keep is not None:
+        scores[:, ~keep] = -np.inf
+    return np.argsort(-scores, axis=1, kind="stable")[:, :length]
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 7, 64, 1000, 5000])
+def test_chunks_give_what_one_sort_gives(mapped, chunk_rows):
+    queries = torch.from_numpy(np.random.default_rng(1).normal(size=(5, D)).astype(np.float32))
+    found = rank_images(mapped, vanilla(queries), 50, chunk_rows=chunk_rows)["vanilla"]
+    assert (found.rows == brute_force(mapped, queries.numpy(), 50)).all()
+    assert (np.diff(found.scores, axis=1) <= 0).all()
+
+
+def test_rows_left_out_are_never_retrieved(mapped):
+    queries = torch.randn(3, D, generator=torch.Generator().manual_seed(0))
+    keep = np.random.default_rng(2).random(1000) < 0.1
+    length = int(keep.sum())
+    found = rank_images(mapped, vanilla(queries), length, keep=keep, chunk_rows=100)["vanilla"].rows
+    assert (found == brute_force(mapped, queries.numpy(), length, keep)).all()
+    assert keep[found].all()
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 40))
+def test_equal_scores_keep_the_order_of_rows(seed, chunk_rows, length):
+    scores = torch.from_numpy(np.random.default_rng(seed).integers(3, size=(40, 2)).astype(np.float32))
+    builder = TopListsBuilder(2, length)
+    for start in range(0, 40, chunk_rows):
+        builder.add(scores[start : start + chunk_rows], start)
+    expected = np.argsort(-scores.numpy().T, axis=1, kind="stable")[:, :length]
+    assert (builder.finish().rows == expected).all()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_ranks_as_its_scores_say(search_world, name):
+    debiaser = search_world.load(name)
+    queries = ["A photo of a doctor.", "A photo of a nurse."]
+    codes = np.unique(search_world.labels, return_inverse=True)[1]
+    groups = Groups("gender", tuple(np.unique(search_world.labels)), codes)
+    reference = np.arange(20) if debiaser.method.needs_reference else np.empty(0, np.int64)
+    contender = Contender(debiaser.method, debiaser.groups(queries))
+    scorers = make_scorers(search_world.images, groups, {name: contender}, reference)
+    found = rank_images(search_world.images, scorers, 5, chunk_rows=9)[name]
+    labelled = (search_world.images[reference], search_world.labels[reference]) if len(reference) else None
+    scores = debiaser.scores(search_world.images, queries, labelled).T
+    expected = np.sort(scores, axis=1)[:, ::-1][:, :5]
+    np.testing.assert_allclose(found.scores, expected, atol=2e-6)
+    np.testing.assert_allclose(np.take_along_axis(scores, found.rows, 1), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
+def test_embedding_that_cannot_be_normalised(value):
+    embeddings = np.ones((20, D), np.float32)
+    embeddings[13] = value
+    with pytest.raises(
+        InputError, match=r"images.npy: row 13 is NaN, infinite or all zero \(1 of rows 8 to 15\)"
+    ):
+        list(read_chunks(embeddings, 8, "images.npy"))
+
+
+def test_lists_longer_than_what_there_is(mapped):
+    with pytest.raises(ValueError, match="lists of 1001 images cannot be made from 1000"):
+        rank_images(mapped, vanilla(torch.ones(3, D)), 1001)
+    with pytest.raises(ValueError, match="keep has shape"):
+        rank_images(mapped, vanilla(torch.ones(3, D)), 1, keep=np.ones(3, bool))

@@ -1,0 +1,116 @@
+"""What the docs say can be done: pages, links, commands, and the README's ten lines, which are run here."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import audit_bias
+import debias_queries
+import precompute_embeddings
+from debiasing_methods import prism_training, sae_training
+from debiasing_methods.registry import METHODS
+from fair_search import config_files
+
+PROJECT = Path(__file__).resolve().parents[1]
+PAGES = sorted((PROJECT / "docs").rglob("*.md"))
+HEADINGS = ["What it does", "What it needs", "What it assumes", "What it does not promise", "When to use it"]
+PARSERS = {
+    "audit_bias.py": audit_bias.build_parser,
+    "debias_queries.py": debias_queries.build_parser,
+    "precompute_embeddings.py": precompute_embeddings.build_parser,
+    "debiasing_methods/sae_training.py": sae_training.build_parser,
+    "debiasing_methods/prism_training.py": prism_training.build_parser,
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_a_page(method: str) -> None:
+    text = (PROJECT / "docs" / "methods" / f"{method}.md").read_text()
+    assert [h for h in re.findall(r"^## (.*)", text, flags=re.M) if h in HEADINGS] == HEADINGS
+    assert f"`{method}`" in text
+    assert f"(methods/{method}.md)" in (PROJECT / "docs" / "methods.md").read_text()
+
+
+def links() -> Iterator[tuple[Path, str]]:
+    for page in [PROJECT / "README.md", *PAGES]:
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            if not target.startswith("http"):
+                yield page, target
+
+
+@pytest.mark.parametrize(
+    ("page", "target"), list(links()), ids=lambda value: str(getattr(value, "name", value))
+)
+def test_links_lead_somewhere(page: Path, target: str) -> None:
+    path, _, anchor = target.partition("#")
+    linked = page.parent / path if path else page
+    assert linked.is_file()
+    titles = re.findall(r"^#+ (.*)", linked.read_text(), flags=re.M)
+    anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+    assert not anchor or anchor in anchors
+
+
+def commands() -> Iterator[list[str]]:
+    """Give the commands of the docs whose options can be checked."""
+    for page in PAGES:
+        text = page.read_text().replace("\\\n", " ")
+        for line in re.findall(r"^python ([\w/]+\.py .*)$", text, flags=re.M):
+            yield shlex.split(line)
+
+
+@pytest.mark.parametrize("command", list(commands()), ids=lambda command: " ".join(command)[:60])
+def test_commands_of_the_docs_have_these_options(command: list[str]) -> None:
+    if command[0] in PARSERS:
+        PARSERS[command[0]]().parse_args(command[1:])
+    else:
+        assert (PROJECT / command[0]).is_file()
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the demo's world, or one with its files: the demo's architecture untrained, and random images."""
+    if (PROJECT / "data" / "ColoredDigits" / "CLIP_tiny-RN_embeddings.npy").is_file():
+        monkeypatch.chdir(PROJECT)
+        return PROJECT
+    import open_clip
+    import torch
+
+    shutil.copytree(PROJECT / "config", tmp_path / "config")
+    (tmp_path / "demo").mkdir()
+    shutil.copy(PROJECT / "demo" / "tiny_clip.json", tmp_path / "demo")
+    data = tmp_path / "data" / "ColoredDigits"
+    data.mkdir(parents=True)
+    open_clip.add_model_config(PROJECT / "demo" / "tiny_clip.json")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(open_clip.create_model("tiny_clip").state_dict(), data / "tiny_clip.pt")
+    images = np.random.default_rng(0).normal(size=(400, 64)).astype(np.float32)
+    np.save(data / "CLIP_tiny-RN_embeddings.npy", images)
+    colors = ["red", "green", "blue", "yellow"] * 100
+    pd.DataFrame({"color": colors}).to_feather(data / "metadata.feather")
+    monkeypatch.setattr(config_files, "checkout", lambda: tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_ten_lines_of_the_readme_run(world: Path, capsys: Any) -> None:
+    [block] = re.findall(r"```python\n(.*?)```", (PROJECT / "README.md").read_text(), flags=re.S)
+    body = block[block.index("queries = ") :].replace("\n\n", "\n").strip().splitlines()
+    assert len(body) <= 10
+    names: dict[str, Any] = {}
+    exec(compile(block, "README.md", "exec"), names)
+    assert names["debiased"].shape == (3, 64)
+    np.testing.assert_allclose(np.linalg.norm(names["debiased"], axis=1), 1, atol=1e-6)
+    assert {"vanilla", "orth-proj", "bendvlm"} <= set(names["table"]["method"])
+    printed = capsys.readouterr()
+    assert "max_skew" in printed.out
+    assert printed.err == ""
