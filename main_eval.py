@@ -15,10 +15,11 @@ from bias_evaluation.configs import DatasetConfig
 from bias_evaluation.encoder import check_device
 from bias_evaluation.flat_configs import load_configs
 from bias_evaluation.grid import RunOptions, Selection, State, check_selection, plan
-from bias_evaluation.results import ResultKey, write_records
+from bias_evaluation.results import ResultKey, differences, write_records
 from bias_evaluation.suite import evaluate
 from bias_evaluation.workspace import Memo, Workspace
 from debiasing_methods.errors import InputError, run_main
+from debiasing_methods.locks import claim
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,14 @@ def select_work(grid: list[Item], *, overwrite: bool, skip_missing: bool) -> lis
     return [item for item in grid if item.state.kind in kinds]
 
 
+def compute(item: Item) -> None:
+    """Compute and write one result, unless another run is at it or has written it meanwhile."""
+    digests = item.state.digests
+    with claim(item.path) as ours:
+        if ours and not (item.state.kind == "to do" and differences(item.path, digests) == []):
+            write_records(item.path, evaluate(item.workspace, item.key, digests))
+
+
 def run(work: list[Item]) -> None:
     """Compute and write results, workspace by workspace.
 
@@ -189,7 +198,7 @@ def run(work: list[Item]) -> None:
             for item in part:
                 key = item.key
                 bar.set_postfix_str(f"{key.dataset} {key.setting.name} {key.backbone.stem} {key.method.name}")
-                write_records(item.path, evaluate(workspace, key, item.state.digests))
+                compute(item)
                 bar.update()
             workspace.release()
 
@@ -204,10 +213,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     work = select_work(grid, overwrite=args.overwrite, skip_missing=args.skip_missing)
     if work:
         run(work)
+    others = sum(not item.path.is_file() for item in work)
+    elsewhere = f" ({others} left to another run, which is at them)" if others else ""
     lacking = sum(item.state.kind == "lacks" for item in grid)
     left_out = f" ({lacking} left out: they lack something)" if lacking else ""
     folders = ", ".join(dict.fromkeys(str(item.workspace.options.output_dir) for item in grid))
-    print(f"{len(work)} of {len(grid)} results computed{left_out}, in {folders}")
+    print(f"{len(work) - others} of {len(grid)} results computed{left_out}{elsewhere}, in {folders}")
     return 0
 
 

@@ -24,7 +24,7 @@ from debiasing_methods.files import read_json
 PUBLISHED_FIELDS = ("dataset", "task", "backbone", "method", "normalize", "setting", "metric", "mean", "ci")
 """Fields of every record, in the order of the table."""
 
-DIGEST_COMPONENTS = ("config", "prompts", "weights", "text", "embeddings", "metadata", "folds")
+DIGEST_COMPONENTS = ("code", "config", "prompts", "weights", "text", "embeddings", "metadata", "folds")
 """What a result of ours records the digest of; each becomes a column ``digest_<component>``."""
 
 COLUMNS = (
@@ -44,6 +44,7 @@ _SHARED_DIGESTS: Mapping[str, tuple[str, ...]] = {
     "folds": ("dataset",),
     "text": ("dataset", "backbone"),
     "prompts": ("dataset", "setting", "method"),
+    "code": ("dataset",),
 }
 """Digest component → columns; results that agree in the columns are compared, so one digest is expected.
 

@@ -238,6 +238,7 @@ def load_dataset_config(path: Path | str) -> DatasetConfig:
         methods=load_methods(folder / "methods.yml"),
     )
     top.finish()
+    _check_attributes(config)
     _check_distinct("settings", {n: s.file_part for n, s in config.settings.items()}, str(path))
     stems = {name: backbone.stem for name, backbone in config.backbones.items()}
     _check_distinct("backbones (by their 'stem')", stems, str(folder / "backbones.yml"))
@@ -252,6 +253,29 @@ def _file_name(section: Section, key: str) -> str:
             f"{section.where}: '{key}' must be of lower-case letters, digits and '_', found '{name}'"
         )
     return name
+
+
+def _check_attributes(config: DatasetConfig) -> None:
+    """Raise where the method file has options for a bias attribute that no config beside it has."""
+    known = {setting.bias_attribute for setting in config.settings.values()}
+    path = config.path.parent / "methods.yml"
+    for method in config.methods.values():
+        for attribute in method.by_bias_attribute:
+            if attribute not in known and attribute not in (known := known | _attributes_beside(config.path)):
+                where = f"{path}: {method.name}: by_bias_attribute"
+                raise unknown("bias attribute", attribute, sorted(known), where)
+
+
+def _attributes_beside(path: Path) -> set[str]:
+    """Bias attributes of the dataset configs in the folder of one, as far as they can be read."""
+    found: set[str] = set()
+    for other in path.parent.glob("*.yml"):
+        try:
+            settings = read_yaml(other, "config")["settings"].values()
+            found |= {str(setting["bias"]["attribute"]) for setting in settings}
+        except (InputError, OSError, LookupError, TypeError, AttributeError):
+            continue  # it is no dataset config; if it is used as one, that is when its mistakes are told
+    return found
 
 
 def _check_distinct(kind: str, file_parts: Mapping[str, str], where: str) -> None:

@@ -16,8 +16,7 @@ from tqdm import tqdm
 
 from bias_evaluation.aggregation import read_result
 from bias_evaluation.configs import Backbone
-from bias_evaluation.datasets import check_embeddings, check_folds, load_array
-from bias_evaluation.embeddings import manifest_path
+from bias_evaluation.datasets import check_embeddings, check_folds, load_array, manifest_path
 from bias_evaluation.metadata import METADATA, read_metadata
 from bias_evaluation.official_prompts import read_class_templates, read_query_templates
 from bias_evaluation.prism_texts import read_text_set
