@@ -19,7 +19,7 @@ from bias_evaluation.results import ResultKey, differences, write_records
 from bias_evaluation.suite import evaluate
 from bias_evaluation.workspace import Memo, Workspace
 from debiasing_methods.errors import InputError, run_main
-from debiasing_methods.locks import claim
+from debiasing_methods.locks import claim, remove_abandoned
 
 
 @dataclass(frozen=True)
@@ -211,6 +211,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_grid(grid)
         return 0
     work = select_work(grid, overwrite=args.overwrite, skip_missing=args.skip_missing)
+    for folder in {item.workspace.options.output_dir for item in grid}:
+        remove_abandoned(folder)
     if work:
         run(work)
     others = sum(not item.path.is_file() for item in work)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bias_evaluation.sections import Section, choices, read_yaml, unknown
+from bias_evaluation.sections import Section, choices, describe, read_yaml, unknown
 from debiasing_methods.errors import InputError
 from debiasing_methods.prism_run import PrismHyperparameters
 from debiasing_methods.registry import METHODS, get_method
@@ -382,7 +382,7 @@ def _method(name: str, section: Section) -> MethodConfig:
         if not seeds or not whole or len(set(seeds)) != len(seeds):
             raise InputError(
                 f"{section.where}: 'seeds' must be a list of different whole numbers from 0, "
-                f"found {list(seeds)}"
+                f"found {describe(list(seeds))}"
             )
     special = section.section("by_bias_attribute", {})
     by_attribute = {a: _options(name, special.section(a)) for a in special}
@@ -453,7 +453,7 @@ def _labels(section: Section, column: str | None = None) -> Labels:
     if len(values) < 2 or not all(map(_is_plain, values)) or len(set(values)) != len(values):
         raise InputError(
             f"{section.where}: 'values' must be a list of at least two different values (texts, numbers, "
-            f"true, false), found {values}"
+            f"true, false), found {describe(values)}"
         )
     section.finish()
     return Labels(column, tuple(values))
@@ -470,7 +470,7 @@ def _query_labels(section: Section) -> dict[str, tuple[str, Any]]:
         entry = section.any(query)
         if not isinstance(entry, Mapping) or len(entry) != 1 or not all(map(_is_plain, entry.values())):
             raise InputError(
-                f"{section.where}: '{query}' must be one pair {{column: value}}, found {entry!r}"
+                f"{section.where}: '{query}' must be one pair {{column: value}}, found {describe(entry)}"
             )
         [(column, value)] = entry.items()
         labels[query] = (str(column), value)

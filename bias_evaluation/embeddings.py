@@ -27,7 +27,7 @@ from bias_evaluation.results import versions
 from bias_evaluation.shards import Shards, joined_path, parts_folder
 from debiasing_methods.errors import InputError
 from debiasing_methods.files import read_json, sha256_json, write_json
-from debiasing_methods.locks import exclusive
+from debiasing_methods.locks import exclusive, remove_abandoned
 
 SHARD_ROWS = 4096
 # Always the same columns in the same places; the rate stays images a second where a model is slower than one.
@@ -139,7 +139,7 @@ def _embed_dataset(
 
 
 def _finish_killed(target: Path, digest: str) -> bool:
-    """Put embeddings in place whose run was killed just before that, when it had left rows out of the metadata.
+    """Put joined embeddings in place whose run was killed just before, with rows left out of the metadata.
 
     The manifest is written between the joined file and those rows, and neither stands beside an older target.
     """
@@ -186,6 +186,7 @@ def find_embeddings(
             f"manifest); pass --overwrite to replace it"
         )
     shutil.rmtree(parts_folder(target), ignore_errors=True)  # of a run that was killed as it finished
+    remove_abandoned(folder)
     return target
 
 

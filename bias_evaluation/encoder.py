@@ -19,7 +19,7 @@ from bias_evaluation.configs import Backbone
 from bias_evaluation.sections import Section, unknown
 from debiasing_methods.errors import InputError
 from debiasing_methods.files import atomic_path, read_json, sha256_file, sha256_json
-from debiasing_methods.locks import claim
+from debiasing_methods.locks import claim, remove_abandoned
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -205,6 +205,8 @@ class TextStore:
         self._path = given or cache_dir / f"CLIP_{backbone.name}_{self.digest[:12]}.npz"
         self._rows: dict[str, int] = {}
         self._embeddings = torch.empty(0, backbone.dim)
+        if given is None:
+            remove_abandoned(cache_dir)
         self._read()
 
     def _read(self) -> None:

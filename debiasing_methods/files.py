@@ -7,7 +7,6 @@ import io
 import json
 import os
 import pickle
-import re
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -16,15 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from debiasing_methods.errors import InputError
-from debiasing_methods.locks import is_still, try_lock
+from debiasing_methods.locks import PARTIAL, close, is_still, remove_abandoned, try_lock
 
 # torch takes seconds to import; commands that only read tables and JSON need none of it.
 if TYPE_CHECKING:
     from torch import Tensor
 
 _CHUNK_BYTES = 1 << 22
-_PARTIAL = ".partial-"
-_PARTIAL_NAME = re.compile(re.escape(_PARTIAL) + r"[a-z0-9_]{8}(\..*)?")  # as `tempfile.mkstemp` makes them
 
 
 @contextmanager
@@ -44,7 +41,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(path.parent)
+    remove_abandoned(path.parent)
     handle, temporary = _new_temporary(path)
     try:
         yield temporary
@@ -58,32 +55,16 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
-        os.close(handle)
+        close(handle)
 
 
 def _new_temporary(path: Path) -> tuple[int, Path]:
     """Make a temporary sibling of a path, locked while it is open: its open file and its name."""
     while True:
-        handle, name = tempfile.mkstemp(prefix=_PARTIAL, suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=PARTIAL, suffix=path.suffix, dir=path.parent)
         if try_lock(handle) is not False and is_still(handle, Path(name)):
             return handle, Path(name)
-        os.close(handle)  # another run took it for abandoned, in the moment before it was locked
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove the temporary files of killed runs: those that nobody has locked."""
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.name.startswith(_PARTIAL)]
-    for name in filter(_PARTIAL_NAME.fullmatch, names):
-        try:
-            handle = os.open(folder / name, os.O_RDWR | os.O_NOFOLLOW)
-        except OSError:  # gone meanwhile, or not ours
-            continue
-        try:
-            if try_lock(handle):
-                (folder / name).unlink(missing_ok=True)
-        finally:
-            os.close(handle)
+        close(handle)  # another run took it for abandoned, in the moment before it was locked
 
 
 def _umask() -> int:
