@@ -173,16 +173,18 @@ def select_work(grid: list[Item], *, overwrite: bool, skip_missing: bool) -> lis
     return [item for item in grid if item.state.kind in kinds]
 
 
-def compute(item: Item) -> None:
-    """Compute and write one result, unless another run is at it or has written it meanwhile."""
+def compute(item: Item) -> bool:
+    """Compute and write one result, unless another run is at it or has written it meanwhile; tells which."""
     digests = item.state.digests
     with claim(item.path) as ours:
-        if ours and not (item.state.kind == "to do" and differences(item.path, digests) == []):
-            write_records(item.path, evaluate(item.workspace, item.key, digests))
+        if not ours or (item.state.kind == "to do" and differences(item.path, digests) == []):
+            return False
+        write_records(item.path, evaluate(item.workspace, item.key, digests))
+    return True
 
 
-def run(work: list[Item]) -> None:
-    """Compute and write results, workspace by workspace.
+def run(work: list[Item]) -> int:
+    """Compute and write results, workspace by workspace; returns how many.
 
     Labels, folds and K are checked for all workspaces before anything is written, embeddings and weights for
     each workspace before its own results are.
@@ -192,15 +194,17 @@ def run(work: list[Item]) -> None:
         parts.setdefault(item.workspace, []).append(item)
     for workspace, part in parts.items():
         workspace.check([item.key for item in part])
+    computed = 0
     with tqdm(total=len(work), unit="result", desc="evaluating") as bar:
         for workspace, part in parts.items():
             workspace.load([item.key for item in part])
             for item in part:
                 key = item.key
                 bar.set_postfix_str(f"{key.dataset} {key.setting.name} {key.backbone.stem} {key.method.name}")
-                compute(item)
+                computed += compute(item)
                 bar.update()
             workspace.release()
+    return computed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -213,14 +217,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     work = select_work(grid, overwrite=args.overwrite, skip_missing=args.skip_missing)
     for folder in {item.workspace.options.output_dir for item in grid}:
         remove_abandoned(folder)
-    if work:
-        run(work)
-    others = sum(not item.path.is_file() for item in work)
+    computed = run(work) if work else 0
+    others = len(work) - computed
     elsewhere = f" ({others} left to another run, which is at them)" if others else ""
     lacking = sum(item.state.kind == "lacks" for item in grid)
     left_out = f" ({lacking} left out: they lack something)" if lacking else ""
     folders = ", ".join(dict.fromkeys(str(item.workspace.options.output_dir) for item in grid))
-    print(f"{len(work) - others} of {len(grid)} results computed{left_out}{elsewhere}, in {folders}")
+    print(f"{computed} of {len(grid)} results computed{left_out}{elsewhere}, in {folders}")
     return 0
 
 

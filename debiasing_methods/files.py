@@ -44,18 +44,28 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     remove_abandoned(path.parent)
     handle, temporary = _new_temporary(path)
     try:
-        yield temporary
-        with temporary.open("rb+") as file:  # a rename that survives a power cut must not overtake the data
-            os.fsync(file.fileno())
+        with errors_named(path):
+            yield temporary
+            with temporary.open(
+                "rb+"
+            ) as file:  # a rename that survives a power cut must not overtake the data
+                os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; ours are ordinary ones
         temporary.replace(path)
-    except OSError as error:
-        if error.errno is not None and error.filename is None:  # a full disk does not say which file it was
-            error.filename = str(path)
-        raise
     finally:
         temporary.unlink(missing_ok=True)
         close(handle)
+
+
+@contextmanager
+def errors_named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Name the file in errors of the operating system that do not: those of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def _new_temporary(path: Path) -> tuple[int, Path]:

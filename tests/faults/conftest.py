@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fault_case import Case
 from fault_world import World, make_world
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,18 +58,13 @@ class Runner:
     """Talks to `fault_zygote.py`."""
 
     process: subprocess.Popen[str]
-    folder: Path
-    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def job(
         self, world: World, command: str, *more: object, limit: float = 60, **what: Any
     ) -> dict[str, Any]:
         """Describe a run of a command."""
-        number = next(self._numbers)
-        files = {name: str(self.folder / f"{number}.{name}") for name in ("out", "err", "events")}
         arguments = [*world.arguments(command), *map(str, more)]
-        described = {"command": command, "arguments": arguments, "root": str(world.root), "limit": limit}
-        return {**described, **files, **what}
+        return {"command": command, "arguments": arguments, "root": str(world.root), "limit": limit, **what}
 
     def together(self, *jobs: dict[str, Any]) -> list[Outcome]:
         """Run jobs at the same time."""
@@ -77,26 +73,16 @@ class Runner:
         self.process.stdin.write(json.dumps(jobs) + "\n")
         self.process.stdin.flush()
         answers = json.loads(self.process.stdout.readline())
-        return [self._outcome(job, answer) for job, answer in zip(jobs, answers, strict=True)]
+        return [Outcome(**answer | {"events": int(answer["events"] or 0)}) for answer in answers]
 
     def run(self, world: World, command: str, *more: object, **what: Any) -> Outcome:
         """Run one command."""
         [outcome] = self.together(self.job(world, command, *more, **what))
         return outcome
 
-    def _outcome(self, job: dict[str, Any], answer: dict[str, Any]) -> Outcome:
-        texts = {}
-        for name in ("out", "err", "events"):
-            path = Path(job[name])
-            texts[name] = path.read_text() if path.is_file() else ""
-            path.unlink(missing_ok=True)
-        return Outcome(
-            answer["code"], texts["out"], texts["err"], int(texts["events"] or 0), answer["seconds"]
-        )
-
 
 @pytest.fixture(scope="session")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+def runner() -> Iterator[Runner]:
     """Start the process that forks commands."""
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
@@ -115,13 +101,13 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    yield Runner(process, tmp_path_factory.mktemp("outcomes"))
+    yield Runner(process)
     assert process.stdin is not None
     process.stdin.close()
     process.wait(timeout=30)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def address(template: World) -> Iterator[str]:
     """Serve the archive of weights, slowly; gives the folder's address."""
     path = ROOT / "tests" / "bias_evaluation" / "release" / "conftest.py"
@@ -135,3 +121,11 @@ def address(template: World) -> Iterator[str]:
     server.serve("/sae_weights.zip", (template.root / "sae.zip").read_bytes(), slow=True)
     yield server.url("")
     server.close()
+
+
+@pytest.fixture(scope="session")
+def make_case(
+    runner: Runner, template: World, address: str, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Case]:
+    """Make the case of a command, once."""
+    return cache(lambda command: Case(command, runner, template, address, tmp_path_factory.mktemp(command)))

@@ -193,7 +193,7 @@ class World:
             ],
             "zsdebias": [
                 "--dataset_paths", self.data, "--bias_attribute", "color", "--clip_model", "alpha",
-                "--epochs", 4, "--bs", 16, "--lr", 1e-2, "--seeds", 0, 1, "--prompts", "mini", "--output_dir",
+                "--epochs", 4, "--bs", 16, "--lr", 1e-2, "--seeds", 0, "--prompts", "mini", "--output_dir",
                 self.root / "made", "--checkpoint_seconds", 0, *given,
             ],
             "evaluate": ["--config", self.config, "--backbones", "alpha", "--text-embeddings", self.text],

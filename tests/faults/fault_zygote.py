@@ -50,9 +50,9 @@ class Watch:
         elif event not in CHANGES:
             return
         path = arguments[0]
-        if isinstance(path, str | bytes | os.PathLike):  # else a folder that is given by its open file
-            if not str(Path(os.fsdecode(path)).absolute()).startswith(self.root):
-                return
+        named = isinstance(path, str | bytes | os.PathLike)  # else by an open file
+        if named and not str(Path(os.fsdecode(path)).absolute()).startswith(self.root):
+            return
         self.seen += 1
         if self.seen == self.at:
             os.kill(os.getpid(), self.number)
@@ -61,7 +61,7 @@ class Watch:
 def work(job: dict[str, Any]) -> None:
     """Run a command in this process, which ends with it."""
     for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(job[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
+        os.dup2(job[name], number)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if job.get("file_bytes"):
@@ -82,36 +82,71 @@ def work(job: dict[str, Any]) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     sys.stdout.flush()
     sys.stderr.flush()
-    Path(job["events"]).write_text(str(watch.seen))
+    os.write(job["events"], str(watch.seen).encode())
     os._exit(code)
+
+
+class Child:
+    """A job in a process of its own, and pipes from it."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        self.job, self.texts = job, dict.fromkeys(("out", "err", "events"), b"")
+        pipes = {name: os.pipe() for name in self.texts}
+        self.process = os.fork()
+        if self.process == 0:
+            work(job | {name: ends[1] for name, ends in pipes.items()})
+        for _, end in pipes.values():
+            os.close(end)
+        self._ends = {name: ends[0] for name, ends in pipes.items()}
+        for end in self._ends.values():
+            os.set_blocking(end, False)
+
+    def read(self) -> None:
+        """Take what is in the pipes."""
+        for name, end in self._ends.items():
+            try:
+                while part := os.read(end, 1 << 16):
+                    self.texts[name] += part
+            except BlockingIOError:
+                pass
+
+    def close(self) -> dict[str, str]:
+        """Take the rest."""
+        self.read()
+        for end in self._ends.values():
+            os.close(end)
+        return {name: text.decode(errors="replace") for name, text in self.texts.items()}
 
 
 def run(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Run jobs at the same time; those that outlast their limit are killed and said to hang."""
-    started, children = time.monotonic(), {}
-    for job in jobs:
-        child = os.fork()
-        if child == 0:
-            work(job)
-        children[child] = job
+    started = time.monotonic()
+    children = [Child(job) for job in jobs]
     outcomes: dict[int, dict[str, Any]] = {}
     while len(outcomes) < len(children):
         seconds = time.monotonic() - started
-        for child, job in children.items():
-            if child in outcomes:
-                continue
-            ended, status = os.waitpid(child, os.WNOHANG)
-            if ended:
-                outcomes[child] = {"code": os.waitstatus_to_exitcode(status), "seconds": seconds}
-            elif job.get("after") is not None and seconds >= job["after"]:
-                os.kill(child, job.get("signal", signal.SIGKILL))
-                job["after"] = None
-            elif seconds > job["limit"]:
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-                outcomes[child] = {"code": "hangs", "seconds": seconds}
+        for number, child in enumerate(children):
+            if number not in outcomes and (code := look_after(child, seconds)) is not None:
+                outcomes[number] = {"code": code, "seconds": seconds, **child.close()}
         time.sleep(0.001)
-    return [outcomes[child] for child in children]
+    return [outcomes[number] for number in range(len(children))]
+
+
+def look_after(child: Child, seconds: float) -> int | str | None:
+    """Let happen to a child what its job says; gives its exit code when it has ended."""
+    child.read()
+    ended, status = os.waitpid(child.process, os.WNOHANG)
+    if ended:
+        return os.waitstatus_to_exitcode(status)
+    job = child.job
+    if job.get("after") is not None and seconds >= job["after"]:
+        os.kill(child.process, job.get("signal", signal.SIGKILL))
+        job["after"] = None
+    if seconds > job["limit"]:
+        os.kill(child.process, signal.SIGKILL)
+        os.waitpid(child.process, 0)
+        return "hangs"
+    return None
 
 
 def main() -> None:
