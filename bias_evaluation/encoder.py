@@ -18,7 +18,7 @@ from tqdm import tqdm
 from bias_evaluation.configs import Backbone
 from bias_evaluation.sections import Section, unknown
 from debiasing_methods.errors import InputError
-from debiasing_methods.files import atomic_path, read_json, sha256_file, sha256_json
+from debiasing_methods.files import atomic_path, check_unpacked_size, read_json, sha256_file, sha256_json
 from debiasing_methods.locks import claim, remove_abandoned
 
 if TYPE_CHECKING:
@@ -285,10 +285,13 @@ def read_text_embeddings(path: Path, dim: int) -> tuple[list[str], Tensor]:
         The file is damaged, an array is missing or of the wrong kind, or values are not finite.
     """
     try:
+        check_unpacked_size(path)
         with np.load(path, allow_pickle=False) as arrays:
             prompts, embeddings = arrays["prompts"], arrays["embeddings"]
     except KeyError:
         raise InputError(f"{path} must hold the arrays 'prompts' and 'embeddings'") from None
+    except InputError:
+        raise
     except Exception as error:  # zip and npy readers raise many kinds for damaged files
         raise InputError(f"text embeddings cannot be read: {path}: {error}") from None
     if prompts.dtype.kind != "U" or prompts.ndim != 1 or embeddings.dtype.kind != "f":
@@ -311,7 +314,8 @@ def finite_rows(embeddings: np.ndarray, path: Path, what: str) -> Tensor:
     InputError
         A row is; the line counts them and names the first.
     """
-    rows = torch.from_numpy(np.array(embeddings, dtype=np.float32))  # a copy: memory maps are read-only
+    with np.errstate(over="ignore", under="ignore"):  # what float32 cannot hold is found below
+        rows = torch.from_numpy(np.array(embeddings, dtype=np.float32))  # a copy: memory maps are read-only
     norms = torch.linalg.vector_norm(rows, dim=1)
     bad = torch.nonzero(~torch.isfinite(norms) | (norms == 0)).flatten()
     if len(bad):
