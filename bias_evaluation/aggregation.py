@@ -8,8 +8,8 @@ its variant and its seed come from the file name; everything that name and conte
 from __future__ import annotations
 
 import json
-import math
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,7 +248,7 @@ def _check_fields(record: Any, where: str) -> None:
             continue  # a single record has no interval
         if field in ("mean", "ci"):
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not math.isfinite(value):
+            if not number or not abs(value) <= sys.float_info.max:  # NaN, infinite, or beyond any float
                 raise InputError(f"{where}: '{field}' is {value!r}; a finite number is needed")
         elif field == "normalize":
             if not isinstance(value, bool):

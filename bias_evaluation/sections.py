@@ -43,6 +43,17 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    """Read a whole number that fits 64 bits, as arrays need it."""
+    value = loader.construct_yaml_int(node)
+    if not -(2**63) <= value < 2**63:
+        raise yaml.constructor.ConstructorError(None, None, "a number beyond 64 bits", node.start_mark)
+    return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+
+
 def read_yaml(path: Path, what: str) -> Any:
     """Read a YAML file; nothing in it is executed.
 

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -142,10 +143,11 @@ def check_unpacked_size(path: str | os.PathLike[str]) -> None:
     """Raise `InputError` where a zip file, such as an npz, unpacks to far more than arrays of numbers do."""
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(info.file_size for info in archive.infolist())
-    if unpacked > max(_ANY_BYTES, _RATIO * Path(path).stat().st_size):
+    size = Path(path).stat().st_size
+    if unpacked > max(_ANY_BYTES, _RATIO * size):
         raise InputError(
-            f"{path} would unpack from {Path(path).stat().st_size} to {unpacked} bytes, as no array of embeddings "
-            f"does; it is not read; make it anew"
+            f"{path} would unpack from {size} to {unpacked} bytes, as no embeddings do; it is not read; make it "
+            f"anew"
         )
 
 
@@ -181,7 +183,9 @@ def load_weights(path: str | os.PathLike[str], *, make: str) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         _check_size(path, make)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks about odd files; what counts is checked here
+            weights = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(
             f"{path} is damaged or holds more than tensors and plain values, so it is not loaded "

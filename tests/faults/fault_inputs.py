@@ -14,6 +14,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from fault_world import DIM, FOLDS, N, World
+from fault_world import DIM, N, World
 
 EVALUATE = ("--settings", "shape_color", "--methods", "vanilla")
 RESULT = "toy_zs-classification_shape-color_clip-alpha_vanilla.json"
@@ -38,7 +39,7 @@ class Bad:
     more: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.command} {Path(self.path).name}: {self.name}"
+        return f"{self.command} {self.path}: {self.name}"
 
 
 class Evil:
@@ -77,7 +78,7 @@ def as_torch(weights: Any) -> bytes:
 
 def damaged(good: bytes) -> Iterator[tuple[str, bytes]]:
     """Break any file."""
-    for share in (0.0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99):
+    for share in (0.0, 0.02, 0.3, 0.7, 0.99):
         yield f"cut to {share:.0%}", good[: int(share * len(good))]
     yield "its second half", good[len(good) // 2 :]
     yield "zeros", bytes(len(good))
@@ -290,7 +291,7 @@ YAML = {
     "an alias of nothing": b"dataset: *a\n",
     "aliases of aliases": BOMB.encode(),
     "an alias of itself": b"dataset: &a [*a]\n",
-    "depth": b"[" * 5000,
+    "depth": b"[" * 1200,
     "a number of 5000 digits": b"dataset: " + b"9" * 5000 + b"\n",
     "a list for a key": b"? [a, b]\n: 1\n",
     "two documents": b"a: 1\n---\nb: 2\n",
@@ -316,9 +317,9 @@ def nodes(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]
     """Give the place of every value of a document."""
     if path:
         yield path
-    parts = document.items() if isinstance(document, dict) else enumerate(document)
-    for key, value in parts if isinstance(document, dict | list) else ():
-        yield from nodes(value, (*path, key))
+    if isinstance(document, dict | list):
+        for key, value in document.items() if isinstance(document, dict) else enumerate(document):
+            yield from nodes(value, (*path, key))
 
 
 def changed(document: Any, path: tuple[Any, ...], value: Any) -> Any:
@@ -361,12 +362,13 @@ def load(path: Path) -> dict[str, Any]:
 
 def corpus(world: World) -> Iterator[Bad]:
     """Give every case of one bad file; `world` has been evaluated once."""
+    rows = np.load(world.embeddings)
     sources: list[tuple[str, Path, Iterator[tuple[str, bytes]], tuple[str, ...]]] = [
-        ("evaluate", world.embeddings, bad_embeddings(np.load(world.embeddings)), EVALUATE),
-        ("zsdebias", world.embeddings, bad_embeddings(np.load(world.embeddings)), ()),
+        ("evaluate", world.embeddings, bad_embeddings(rows), EVALUATE),
+        ("zsdebias", world.embeddings, islice(bad_embeddings(rows), 0, None, 3), ()),
         ("evaluate", world.data / "metadata.feather", bad_metadata(_metadata(world)), EVALUATE),
         ("evaluate", world.text, bad_text(world.text.read_bytes()), EVALUATE),
-        ("prism", world.text, bad_text(world.text.read_bytes()), ()),
+        ("prism", world.text, islice(bad_text(world.text.read_bytes()), 0, None, 3), ()),
         ("gather", world.results / RESULT, bad_results((world.results / RESULT).read_bytes()), ()),
     ]
     for part in ("train", "val"):
@@ -393,7 +395,6 @@ def documents(world: World) -> Iterator[Bad]:
     }
     files |= {"zsdebias/default.yml": "zsdebias"}
     for file, command in files.items():
-        path = world.root / "config" / file
         more = EVALUATE if command == "evaluate" else ()
         for what, content in YAML.items():
             yield Bad(what, command, f"config/{file}", content, more)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib
+import io
 import json
 import re
 import shutil
@@ -15,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
+from fault_zygote import COMMANDS
 from PIL import Image
 
 from bias_evaluation.bias_corpora import load_corpus
@@ -23,6 +27,7 @@ from bias_evaluation.prism_settings import training_setting
 from bias_evaluation.prism_texts import load_text_sets
 from bias_evaluation.prompts import load_prompts
 from debiasing_methods import prism_training, zsdebias_training
+from debiasing_methods.errors import run_main
 from debiasing_methods.prism_run import PrismHyperparameters
 from debiasing_methods.registry import METHODS, get_method
 from debiasing_methods.sae import SparseAutoencoder
@@ -318,3 +323,12 @@ def _write_text(world: World) -> None:
     sentences += load_corpus(folder / "zsdebias" / "default.yml", "color")
     prompts = list(dict.fromkeys(sentences))
     np.savez(world.text, prompts=np.array(prompts), embeddings=np.stack([encode(p) for p in prompts]))
+
+
+def call(world: World, command: str, *more: str) -> tuple[int, str]:
+    """Run a command in this process: its exit code and what it writes to stderr; exceptions come through."""
+    main = importlib.import_module(COMMANDS[command]).main
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
+        code = run_main(lambda: main([*world.arguments(command), *more]))
+    return code, err.getvalue()
