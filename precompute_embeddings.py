@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bias_evaluation.configs import DATASETS, get_backbone
+from bias_evaluation.datasets import read_manifest
 from bias_evaluation.embeddings import embed_dataset, find_embeddings
 from bias_evaluation.encoder import PRECISIONS, Encoder, check_device, existing_checkpoint
 from bias_evaluation.image_loading import usable_cores
@@ -86,7 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.overwrite and (
         kept := find_embeddings(backbone, args.dataset_path, metadata, args.precision)
     ):
-        print(f"kept {kept}: made from the same model, precision and images")
+        source = read_manifest(kept).get("source")
+        made = f"imported from {source}" if source else "made from the same model, precision and images"
+        print(f"kept {kept}: {made}")
         return 0
     if args.precision == "fp16" and args.device == "cpu":
         print("warning: fp16 is slow on most CPUs; see --precision in --help", file=sys.stderr)

@@ -23,6 +23,7 @@ from debiasing_methods.files import atomic_path, read_json, sha256_json
 TRAIN_INDICES = "train_indices.npy"
 VAL_INDICES = "val_indices.npy"
 FOLD_SEED = 42
+RELEASE = "the paper's release"  # in manifests of embeddings that were imported
 
 
 def embeddings_name(backbone: str) -> str:

@@ -19,7 +19,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from bias_evaluation.configs import Backbone
-from bias_evaluation.datasets import embeddings_name, images_digest, manifest_path, read_manifest
+from bias_evaluation.datasets import RELEASE, embeddings_name, images_digest, manifest_path, read_manifest
 from bias_evaluation.encoder import Encoder, encoder_digest
 from bias_evaluation.image_loading import Batch, ImageRows, dead_workers_as_input_errors, read_batches
 from bias_evaluation.metadata import METADATA, SKIPPED, write_metadata
@@ -169,7 +169,8 @@ def find_embeddings(
     Returns
     -------
     pathlib.Path or None
-        The file, if it was made from this backbone, precision and image list; None if there is no file.
+        The file, if it was made from this backbone, precision and image list, or imported for this image
+        list; None if there is no file.
 
     Raises
     ------
@@ -180,7 +181,9 @@ def find_embeddings(
     target = folder / embeddings_name(backbone.name)
     if not target.is_file():
         return None
-    if read_manifest(target).get("digest") != sha256_json(_identity(backbone, precision, paths)):
+    manifest = read_manifest(target)
+    imported = manifest.get("source") == RELEASE and manifest.get("images") == images_digest(metadata)
+    if not imported and manifest.get("digest") != sha256_json(_identity(backbone, precision, paths)):
         raise InputError(
             f"{target} exists and was not made from this model, precision and image list (or lacks its "
             f"manifest); pass --overwrite to replace it"

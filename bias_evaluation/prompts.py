@@ -12,6 +12,7 @@ included file includes no other.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -27,6 +28,7 @@ from debiasing_methods.errors import InputError
 from debiasing_methods.registry import METHODS
 
 Pair = tuple[str, str]
+_MOST_SENTENCES = 1_000_000  # of one frame
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -252,6 +254,8 @@ def expand_frames(section: Section) -> Iterator[str]:
     section.finish()
     for frame in frames:
         names = _PLACEHOLDER.findall(frame)
+        if math.prod(len(lists.get(name.removeprefix("a_"), ())) for name in names) > _MOST_SENTENCES:
+            raise InputError(f"{section.where}: '{frame}' stands for more than {_MOST_SENTENCES} sentences")
         for name in names:
             if name.removeprefix("a_") not in lists:
                 raise unknown("placeholder", name, list(lists), f"{section.where}: '{frame}'")

@@ -146,8 +146,8 @@ def check_unpacked_size(path: str | os.PathLike[str]) -> None:
     size = Path(path).stat().st_size
     if unpacked > max(_ANY_BYTES, _RATIO * size):
         raise InputError(
-            f"{path} would unpack from {size} to {unpacked} bytes, as no embeddings do; it is not read; make it "
-            f"anew"
+            f"{path} would unpack from {size} to {unpacked} bytes, as no embeddings do, so it is not "
+            f"read; make it anew"
         )
 
 

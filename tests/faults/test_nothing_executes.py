@@ -142,7 +142,7 @@ def plants(world: World, marker: Path) -> Iterator[tuple[str, str, Path, bytes]]
 
 
 def archives(mark: str) -> Iterator[bytes]:
-    """Archives of weights, one with a pickle for a member in each form."""
+    """Give archives of weights, each with a pickle in another form for a member."""
     for content in pickles(mark).values():
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
