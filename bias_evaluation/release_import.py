@@ -298,7 +298,7 @@ class _Import:
                 self._refuse([file], error)
 
     def _describe(self, target: Path) -> None:
-        """Write down which image each row of imported embeddings is, so that they are known for what they are."""
+        """Write down which image each row of imported embeddings is, and where they come from."""
         table = read_metadata(target.with_name(METADATA))
         if not manifest_path(target).exists() and "file_path" in table:
             write_json(manifest_path(target), {"source": RELEASE, "images": images_digest(table)})

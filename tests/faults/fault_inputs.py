@@ -356,6 +356,16 @@ def bad_results(good: bytes) -> Iterator[tuple[str, bytes]]:
     yield "a metric twice", json.dumps([*records, records[0]]).encode()
 
 
+def bad_tables(good: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
+    """Break the table of all results."""
+    yield from damaged(as_feather(good))
+    for column in ("dataset", "task", "backbone", "method", "setting", "metric", "mean"):
+        yield f"no {column}", as_feather(good.drop(columns=column))
+    for value in ("x", None, np.nan, np.inf, [1.0]):
+        yield f"a mean of {value}", as_feather(good.assign(mean=[value] * len(good)))
+    yield "no row", as_feather(good[:0])
+
+
 def load(path: Path) -> dict[str, Any]:
     return torch.load(path, weights_only=True)
 
@@ -371,6 +381,9 @@ def corpus(world: World) -> Iterator[Bad]:
         ("prism", world.text, islice(bad_text(world.text.read_bytes()), 0, None, 3), ()),
         ("gather", world.results / RESULT, bad_results((world.results / RESULT).read_bytes()), ()),
     ]
+    table = pd.read_feather(world.table)
+    sources.append(("figures", world.table, bad_tables(table), ()))
+    sources.append(("table", world.table, islice(bad_tables(table), len(list(bad_tables(table))) - 1), ()))
     for part in ("train", "val"):
         path = world.data / f"{part}_indices.npy"
         sources.append(("evaluate", path, bad_folds(np.load(path)), EVALUATE))

@@ -167,6 +167,10 @@ class World:
         return self.root / "main_eval_output"
 
     @property
+    def table(self) -> Path:
+        return self.root / "all_results.feather"
+
+    @property
     def sae(self) -> Path:
         return self.root / "debiasing_methods" / "sae_weights" / "MSAE_alpha.pth"
 
@@ -207,6 +211,9 @@ class World:
                 "--output-dir", self.results,
             ],
             "gather": ["--input-dir", self.results, "--output-dir", self.root / "made"],
+            "table": ["2", "--results", self.table, "--output-dir", self.root / "made"],
+            "figures": ["--results", self.table, "--output-dir", self.root / "made"],
+            "prompts": ["--config", self.config],
             "import": ["--from", self.root / "release", "--to", self.root],
             "unpack": ["--to", self.root, "--only", "sae"],
             "download": ["--to", self.root, "--only", "sae"],

@@ -129,6 +129,9 @@ def plants(world: World, marker: Path) -> Iterator[tuple[str, str, Path, bytes]]
         ("prism", pickles(mark), [world.text]),
         ("zsdebias", yaml_tags(mark), [folder / "zsdebias" / "default.yml"]),
         ("gather", pickles(mark), [world.results / "toy_retrieval_word_color_clip-alpha_vanilla.json"]),
+        ("table", bad_table | pickles(mark), [world.table]),
+        ("figures", bad_table | pickles(mark), [world.table]),
+        ("prompts", yaml_tags(mark), [world.config, folder / "prompts/mini/toy.yml"]),
         ("unpack", pickles(mark), [world.root / "sae.zip"]),
         ("import", pickles(mark), sorted((world.root / "release" / "data" / "UTKFace").glob("*.npy"))),
         ("import", pickles(mark), sorted((world.root / "release").rglob("*.pth"))),
@@ -195,5 +198,5 @@ def test_members_of_archives_do_not_execute(world: World, marker: Path) -> None:
 def test_entry_points_are_all_here() -> None:
     """Every script of the project that reads files is among the commands above."""
     root = Path(__file__).resolve().parents[2]
-    scripts = {path.stem for path in root.glob("*.py")} - {"print_prompts"}
+    scripts = {path.stem for path in root.glob("*.py")}
     assert scripts <= set(COMMANDS.values())
