@@ -6,6 +6,7 @@ The folder that holds `config/` is the project root: `config/<dataset>.yml` find
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import re
 from collections.abc import Mapping
@@ -256,12 +257,17 @@ def _file_name(section: Section, key: str) -> str:
 
 
 def _check_attributes(config: DatasetConfig) -> None:
-    """Raise where the method file has options for a bias attribute that no config beside it has."""
+    """Raise where the method file misspells a bias attribute of the configs beside it.
+
+    An attribute that is like none of theirs may be that of a config elsewhere: method files are copied.
+    """
     known = {setting.bias_attribute for setting in config.settings.values()}
     path = config.path.parent / "methods.yml"
     for method in config.methods.values():
         for attribute in method.by_bias_attribute:
-            if attribute not in known and attribute not in (known := known | _attributes_beside(config.path)):
+            if attribute in known or attribute in (known := known | _attributes_beside(config.path)):
+                continue
+            if difflib.get_close_matches(attribute.lower(), [name.lower() for name in known]):
                 where = f"{path}: {method.name}: by_bias_attribute"
                 raise unknown("bias attribute", attribute, sorted(known), where)
 
