@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -15,10 +16,11 @@ from bias_evaluation.configs import DatasetConfig
 from bias_evaluation.encoder import check_device
 from bias_evaluation.flat_configs import load_configs
 from bias_evaluation.grid import RunOptions, Selection, State, check_selection, plan
-from bias_evaluation.results import ResultKey, write_records
+from bias_evaluation.results import ResultKey, differences, write_records
 from bias_evaluation.suite import batches, evaluate
 from bias_evaluation.workspace import Memo, Workspace
 from debiasing_methods.errors import InputError, run_main
+from debiasing_methods.locks import claim, remove_abandoned
 
 
 @dataclass(frozen=True)
@@ -172,8 +174,29 @@ def select_work(grid: list[Item], *, overwrite: bool, skip_missing: bool) -> lis
     return [item for item in grid if item.state.kind in kinds]
 
 
-def run(work: list[Item]) -> None:
-    """Compute and write results, workspace by workspace.
+def compute(batch: Sequence[Item]) -> int:
+    """Compute and write the results of a batch of one workspace; returns how many.
+
+    Those that another run is at, or has written meanwhile, are left out.
+    """
+    with ExitStack() as claims:
+        ours = [
+            item for item in batch if claims.enter_context(claim(item.path)) and not _written_meanwhile(item)
+        ]
+        if ours:
+            for key, records in evaluate(ours[0].workspace, [item.key for item in ours]):
+                write_records(key.path(ours[0].workspace.options.output_dir), records)
+    return len(ours)
+
+
+def _written_meanwhile(item: Item) -> bool:
+    if item.state.kind != "to do" or not item.path.is_file():
+        return False
+    return differences(item.path, item.workspace.digests(item.key)) == []
+
+
+def run(work: list[Item]) -> int:
+    """Compute and write results, workspace by workspace; returns how many.
 
     Labels, folds and K are checked for all workspaces before anything is written, embeddings and weights for
     each workspace before its own results are.
@@ -183,19 +206,17 @@ def run(work: list[Item]) -> None:
         parts.setdefault(item.workspace, []).append(item)
     for workspace, part in parts.items():
         workspace.check([item.key for item in part])
+    computed = 0
     with tqdm(total=len(work), unit="result", desc="evaluating") as bar:
         for workspace, part in parts.items():
-            keys = [item.key for item in part]
-            workspace.load(keys)
-            for batch in batches(workspace, keys):
-                first = batch[0]
-                bar.set_postfix_str(
-                    f"{first.dataset} {first.setting.name} {first.backbone.stem} {first.method.name}"
-                )
-                for key, records in evaluate(workspace, batch):
-                    write_records(key.path(workspace.options.output_dir), records)
-                    bar.update()
+            workspace.load([item.key for item in part])
+            items = {item.key.stem: item for item in part}
+            for batch in batches(workspace, [item.key for item in part]):
+                bar.set_postfix_str(batch[0].stem)
+                computed += compute([items[key.stem] for key in batch])
+                bar.update(len(batch))
             workspace.release()
+    return computed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -206,12 +227,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_grid(grid)
         return 0
     work = select_work(grid, overwrite=args.overwrite, skip_missing=args.skip_missing)
-    if work:
-        run(work)
+    for folder in {item.workspace.options.output_dir for item in grid}:
+        remove_abandoned(folder)
+    computed = run(work) if work else 0
+    others = len(work) - computed
+    elsewhere = f" ({others} left to another run, which is at them)" if others else ""
     lacking = sum(item.state.kind == "lacks" for item in grid)
     left_out = f" ({lacking} left out: they lack something)" if lacking else ""
     folders = ", ".join(dict.fromkeys(str(item.workspace.options.output_dir) for item in grid))
-    print(f"{len(work)} of {len(grid)} results computed{left_out}, in {folders}")
+    print(f"{computed} of {len(grid)} results computed{left_out}{elsewhere}, in {folders}")
     return 0
 
 

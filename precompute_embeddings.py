@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bias_evaluation.configs import DATASETS, get_backbone
+from bias_evaluation.datasets import read_manifest
 from bias_evaluation.embeddings import embed_dataset, find_embeddings
-from bias_evaluation.encoder import PRECISIONS, Encoder
+from bias_evaluation.encoder import PRECISIONS, Encoder, check_device, existing_checkpoint
 from bias_evaluation.image_loading import usable_cores
 from bias_evaluation.metadata import build_metadata
 from debiasing_methods.errors import InputError, run_main
@@ -80,11 +81,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.batch_size < 1 or workers < 0:
         raise InputError("--batch_size must be at least 1 and --workers at least 0")
     backbone = get_backbone(args.model_id, args.backbones_file)
+    check_device(args.device)
+    existing_checkpoint(backbone)  # before the metadata, which is written
     metadata = build_metadata(args.dataset_name, args.dataset_path, rebuild=args.rebuild_metadata)
     if not args.overwrite and (
         kept := find_embeddings(backbone, args.dataset_path, metadata, args.precision)
     ):
-        print(f"kept {kept}: made from the same model, precision and images")
+        source = read_manifest(kept).get("source")
+        made = f"imported from {source}" if source else "made from the same model, precision and images"
+        print(f"kept {kept}: {made}")
         return 0
     if args.precision == "fp16" and args.device == "cpu":
         print("warning: fp16 is slow on most CPUs; see --precision in --help", file=sys.stderr)

@@ -8,8 +8,8 @@ its variant and its seed come from the file name; everything that name and conte
 from __future__ import annotations
 
 import json
-import math
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from debiasing_methods.files import read_json
 PUBLISHED_FIELDS = ("dataset", "task", "backbone", "method", "normalize", "setting", "metric", "mean", "ci")
 """Fields of every record, in the order of the table."""
 
-DIGEST_COMPONENTS = ("config", "prompts", "weights", "text", "embeddings", "metadata", "folds")
+DIGEST_COMPONENTS = ("code", "config", "prompts", "weights", "text", "embeddings", "metadata", "folds")
 """What a result of ours records the digest of; each becomes a column ``digest_<component>``."""
 
 COLUMNS = (
@@ -44,6 +44,7 @@ _SHARED_DIGESTS: Mapping[str, tuple[str, ...]] = {
     "folds": ("dataset",),
     "text": ("dataset", "backbone"),
     "prompts": ("dataset", "setting", "method"),
+    "code": ("dataset",),
 }
 """Digest component → columns; results that agree in the columns are compared, so one digest is expected.
 
@@ -247,7 +248,7 @@ def _check_fields(record: Any, where: str) -> None:
             continue  # a single record has no interval
         if field in ("mean", "ci"):
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not math.isfinite(value):
+            if not number or not abs(value) <= sys.float_info.max:  # NaN, infinite, or beyond any float
                 raise InputError(f"{where}: '{field}' is {value!r}; a finite number is needed")
         elif field == "normalize":
             if not isinstance(value, bool):

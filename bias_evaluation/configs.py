@@ -6,6 +6,7 @@ The folder that holds `config/` is the project root: `config/<dataset>.yml` find
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import re
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bias_evaluation.sections import Section, choices, read_yaml, unknown
+from bias_evaluation.sections import Section, choices, describe, read_yaml, unknown
 from debiasing_methods.errors import InputError
 from debiasing_methods.prism_run import PrismHyperparameters
 from debiasing_methods.registry import METHODS, get_method
@@ -238,6 +239,7 @@ def load_dataset_config(path: Path | str) -> DatasetConfig:
         methods=load_methods(folder / "methods.yml"),
     )
     top.finish()
+    _check_attributes(config)
     _check_distinct("settings", {n: s.file_part for n, s in config.settings.items()}, str(path))
     stems = {name: backbone.stem for name, backbone in config.backbones.items()}
     _check_distinct("backbones (by their 'stem')", stems, str(folder / "backbones.yml"))
@@ -252,6 +254,34 @@ def _file_name(section: Section, key: str) -> str:
             f"{section.where}: '{key}' must be of lower-case letters, digits and '_', found '{name}'"
         )
     return name
+
+
+def _check_attributes(config: DatasetConfig) -> None:
+    """Raise where the method file misspells a bias attribute of the configs beside it.
+
+    An attribute that is like none of theirs may be that of a config elsewhere: method files are copied.
+    """
+    known = {setting.bias_attribute for setting in config.settings.values()}
+    path = config.path.parent / "methods.yml"
+    for method in config.methods.values():
+        for attribute in method.by_bias_attribute:
+            if attribute in known or attribute in (known := known | _attributes_beside(config.path)):
+                continue
+            if difflib.get_close_matches(attribute.lower(), [name.lower() for name in known]):
+                where = f"{path}: {method.name}: by_bias_attribute"
+                raise unknown("bias attribute", attribute, sorted(known), where)
+
+
+def _attributes_beside(path: Path) -> set[str]:
+    """Bias attributes of the dataset configs in the folder of one, as far as they can be read."""
+    found: set[str] = set()
+    for other in path.parent.glob("*.yml"):
+        try:
+            settings = read_yaml(other, "config")["settings"].values()
+            found |= {str(setting["bias"]["attribute"]) for setting in settings}
+        except (InputError, OSError, LookupError, TypeError, AttributeError):
+            continue  # it is no dataset config; if it is used as one, that is when its mistakes are told
+    return found
 
 
 def _check_distinct(kind: str, file_parts: Mapping[str, str], where: str) -> None:
@@ -358,7 +388,7 @@ def _method(name: str, section: Section) -> MethodConfig:
         if not seeds or not whole or len(set(seeds)) != len(seeds):
             raise InputError(
                 f"{section.where}: 'seeds' must be a list of different whole numbers from 0, "
-                f"found {list(seeds)}"
+                f"found {describe(list(seeds))}"
             )
     special = section.section("by_bias_attribute", {})
     by_attribute = {a: _options(name, special.section(a)) for a in special}
@@ -429,7 +459,7 @@ def _labels(section: Section, column: str | None = None) -> Labels:
     if len(values) < 2 or not all(map(_is_plain, values)) or len(set(values)) != len(values):
         raise InputError(
             f"{section.where}: 'values' must be a list of at least two different values (texts, numbers, "
-            f"true, false), found {values}"
+            f"true, false), found {describe(values)}"
         )
     section.finish()
     return Labels(column, tuple(values))
@@ -446,7 +476,7 @@ def _query_labels(section: Section) -> dict[str, tuple[str, Any]]:
         entry = section.any(query)
         if not isinstance(entry, Mapping) or len(entry) != 1 or not all(map(_is_plain, entry.values())):
             raise InputError(
-                f"{section.where}: '{query}' must be one pair {{column: value}}, found {entry!r}"
+                f"{section.where}: '{query}' must be one pair {{column: value}}, found {describe(entry)}"
             )
         [(column, value)] = entry.items()
         labels[query] = (str(column), value)

@@ -6,8 +6,10 @@ One row an image: `metadata.feather`, `CLIP_<backbone>_embeddings.npy` (N, d) an
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,16 +18,37 @@ from bias_evaluation.configs import Labels
 from bias_evaluation.metadata import METADATA, read_metadata
 from bias_evaluation.sections import choices
 from debiasing_methods.errors import InputError
-from debiasing_methods.files import atomic_path
+from debiasing_methods.files import atomic_path, read_json, sha256_json
 
 TRAIN_INDICES = "train_indices.npy"
 VAL_INDICES = "val_indices.npy"
 FOLD_SEED = 42
+RELEASE = "the paper's release"  # in manifests of embeddings that were imported
 
 
 def embeddings_name(backbone: str) -> str:
     """File name of a backbone's image embeddings."""
     return f"CLIP_{backbone}_embeddings.npy"
+
+
+def manifest_path(target: Path) -> Path:
+    """File beside an embedding file that says what it was made from."""
+    return target.with_suffix(".manifest.json")
+
+
+def read_manifest(target: Path) -> dict[str, Any]:
+    """Read what an embedding file was made from; empty where no manifest says so.
+
+    Raises
+    ------
+    InputError
+        The manifest is damaged.
+    """
+    path = manifest_path(target)
+    manifest = read_json(path, "manifest of embeddings") if path.is_file() else {}
+    if not isinstance(manifest, dict):
+        raise InputError(f"manifest of embeddings is not a JSON object: {path}; remove it")
+    return manifest
 
 
 # --- folds ------------------------------------------------------------------------------------------------
@@ -75,8 +98,10 @@ def make_folds(n: int, k_folds: int = 10, val_proportion: float = 0.5) -> tuple[
 
 def save_array(path: Path, array: np.ndarray) -> None:
     """Write a ``.npy`` file atomically."""
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
+    buffer = io.BytesIO()  # NumPy's own writing does not say that the disk is full
+    np.save(buffer, array, allow_pickle=False)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load_array(path: Path, what: str, make: str) -> np.ndarray:
@@ -193,13 +218,14 @@ def load_evaluation_data(folder: Path, backbone: str, dim: int) -> EvaluationDat
     Raises
     ------
     InputError
-        A file is missing or damaged; rows, width or dtype do not fit; fold indices are out of range or
-        repeat a row.
+        A file is missing or damaged; rows, width or dtype do not fit; the embeddings were made from another
+        list of images; fold indices are out of range, repeat a row, or have it in both parts of a fold.
     """
     metadata = read_metadata(folder / METADATA)
     path = folder / embeddings_name(backbone)
     embeddings = load_array(path, "embeddings", "precompute_embeddings.py")
     check_embeddings(embeddings, path, len(metadata), dim)
+    check_images(path, metadata)
     folds = []
     for name in (TRAIN_INDICES, VAL_INDICES):
         indices = load_array(folder / name, "fold indices", "generate_splits.py")
@@ -207,6 +233,7 @@ def load_evaluation_data(folder: Path, backbone: str, dim: int) -> EvaluationDat
     train, val = folds
     if len(train) != len(val):
         raise InputError(f"{folder}: {TRAIN_INDICES} has {len(train)} folds, {VAL_INDICES} has {len(val)}")
+    check_disjoint(train, val, folder)
     return EvaluationData(metadata, embeddings, train, val, folder)
 
 
@@ -224,6 +251,32 @@ def check_embeddings(embeddings: np.ndarray, path: Path, rows: int, dim: int | N
         )
     if dim is not None and embeddings.shape[1] != dim:
         raise InputError(f"{path} has width {embeddings.shape[1]}, but the backbone has width {dim}")
+
+
+def check_images(path: Path, metadata: pd.DataFrame) -> None:
+    """Raise `InputError` where the manifest of embeddings says that their rows are other images."""
+    expected = read_manifest(path).get("images")
+    if expected is not None and "file_path" in metadata and expected != images_digest(metadata):
+        raise InputError(
+            f"{path.parent / METADATA} lists other images, or in another order, than {path.name} was made "
+            f"from; make the embeddings anew with precompute_embeddings.py --overwrite"
+        )
+
+
+def images_digest(metadata: pd.DataFrame) -> str:
+    """Digest of which image each row is."""
+    return sha256_json(metadata["file_path"].astype(str).tolist())
+
+
+def check_disjoint(train: np.ndarray, val: np.ndarray, folder: Path) -> None:
+    """Raise `InputError` where a row is in both parts, ``(F, ·)`` each, of a fold."""
+    for fold, (reference, evaluation) in enumerate(zip(train, val, strict=True)):
+        shared = np.intersect1d(reference, evaluation, assume_unique=True)
+        if len(shared):
+            raise InputError(
+                f"{folder}: {TRAIN_INDICES} and {VAL_INDICES} share {len(shared)} row(s) in fold {fold}, the "
+                f"first: {shared[0]}; make both anew with generate_splits.py"
+            )
 
 
 def check_folds(indices: np.ndarray, path: Path, rows: int) -> np.ndarray:

@@ -19,14 +19,15 @@ import pandas as pd
 from tqdm import tqdm
 
 from bias_evaluation.configs import Backbone
-from bias_evaluation.datasets import embeddings_name
+from bias_evaluation.datasets import RELEASE, embeddings_name, images_digest, manifest_path, read_manifest
 from bias_evaluation.encoder import Encoder, encoder_digest
 from bias_evaluation.image_loading import Batch, ImageRows, dead_workers_as_input_errors, read_batches
-from bias_evaluation.metadata import METADATA, write_metadata
+from bias_evaluation.metadata import METADATA, SKIPPED, write_metadata
 from bias_evaluation.results import versions
-from bias_evaluation.shards import Shards, parts_folder
+from bias_evaluation.shards import Shards, joined_path, parts_folder
 from debiasing_methods.errors import InputError
 from debiasing_methods.files import read_json, sha256_json, write_json
+from debiasing_methods.locks import exclusive, remove_abandoned
 
 SHARD_ROWS = 4096
 # Always the same columns in the same places; the rate stays images a second where a model is slower than one.
@@ -79,13 +80,34 @@ def embed_dataset(
     ------
     InputError
         Images are unreadable: all are found, nothing is written in their place. Or other embeddings are
-        there already, an embedding is not finite, or a decoding process was ended from outside.
+        there already, an embedding is not finite, a decoding process was ended from outside, or another
+        process is making the same file.
     """
+    with exclusive(folder / embeddings_name(encoder.backbone.name)):
+        return _embed_dataset(
+            encoder, folder, metadata, batch_size, workers, precision, skip_unreadable, overwrite, progress
+        )
+
+
+def _embed_dataset(
+    encoder: Encoder,
+    folder: Path,
+    metadata: pd.DataFrame,
+    batch_size: int,
+    workers: int,
+    precision: str,
+    skip_unreadable: bool,
+    overwrite: bool,
+    progress: bool,
+) -> Path:
+    """Do the work of `embed_dataset`, alone at its file."""
     if not overwrite and (done := find_embeddings(encoder.backbone, folder, metadata, precision)):
         return done
     paths = _image_paths(folder, metadata)
     target = folder / embeddings_name(encoder.backbone.name)
     identity = _identity(encoder.backbone, precision, paths)
+    if _finish_killed(target, sha256_json(identity)):
+        return target
     dtype = np.dtype(np.float32 if precision == "fp32" else np.float16)
     shards = Shards(
         target, identity, n=len(paths), dim=encoder.backbone.dim, dtype=dtype, shard_rows=SHARD_ROWS
@@ -100,15 +122,33 @@ def embed_dataset(
         keep[[row for row, _ in bad]] = False
         _check_no_others(target)
     joined = shards.join(keep)
+    kept = [path for path, kept in zip(paths, keep, strict=True) if kept]
+    digest = sha256_json({**identity, "images": kept})
+    for path in (
+        manifest_path(target),
+        target,
+    ):  # so that no manifest ever stands beside embeddings of another
+        path.unlink(missing_ok=True)
+    facts = {"digest": digest, "images": images_digest(metadata[keep]), "precision": precision}
+    write_json(manifest_path(target), {**facts, **versions()})
     if bad:
         _drop_rows(folder, metadata, keep, bad)
-    kept = [path for path, kept in zip(paths, keep, strict=True) if kept]
-    target.unlink(missing_ok=True)  # so that a manifest never stands beside the embeddings of another
-    digest = sha256_json({**identity, "images": kept})
-    write_json(manifest_path(target), {"digest": digest, "precision": precision, **versions()})
     joined.replace(target)
     shards.discard()
     return target
+
+
+def _finish_killed(target: Path, digest: str) -> bool:
+    """Put joined embeddings in place whose run was killed just before, with rows left out of the metadata.
+
+    The manifest is written between the joined file and those rows, and neither stands beside an older target.
+    """
+    joined = joined_path(target)
+    if target.exists() or not joined.is_file() or read_manifest(target).get("digest") != digest:
+        return False
+    joined.replace(target)
+    shutil.rmtree(parts_folder(target))
+    return True
 
 
 def find_embeddings(
@@ -129,7 +169,8 @@ def find_embeddings(
     Returns
     -------
     pathlib.Path or None
-        The file, if it was made from this backbone, precision and image list; None if there is no file.
+        The file, if it was made from this backbone, precision and image list, or imported for this image
+        list; None if there is no file.
 
     Raises
     ------
@@ -140,19 +181,16 @@ def find_embeddings(
     target = folder / embeddings_name(backbone.name)
     if not target.is_file():
         return None
-    manifest, digest = manifest_path(target), sha256_json(_identity(backbone, precision, paths))
-    if not manifest.is_file() or read_json(manifest, "manifest").get("digest") != digest:
+    manifest = read_manifest(target)
+    imported = manifest.get("source") == RELEASE and manifest.get("images") == images_digest(metadata)
+    if not imported and manifest.get("digest") != sha256_json(_identity(backbone, precision, paths)):
         raise InputError(
             f"{target} exists and was not made from this model, precision and image list (or lacks its "
             f"manifest); pass --overwrite to replace it"
         )
     shutil.rmtree(parts_folder(target), ignore_errors=True)  # of a run that was killed as it finished
+    remove_abandoned(folder)
     return target
-
-
-def manifest_path(target: Path) -> Path:
-    """File beside an embedding file that says what it was made from."""
-    return target.with_suffix(".manifest.json")
 
 
 def _image_paths(folder: Path, metadata: pd.DataFrame) -> list[str]:
@@ -248,9 +286,20 @@ def _check_no_others(target: Path) -> None:
         )
 
 
+def _skipped_before(path: Path, present: set[str]) -> list[dict[str, str]]:
+    """Images that earlier runs have left out, but for those that are in the metadata (again)."""
+    if not path.is_file():
+        return []
+    record = read_json(path, "list of skipped images")
+    try:
+        return [entry for entry in record if entry["file_path"] not in present]
+    except (TypeError, KeyError):
+        raise InputError(f"{path} is not a list of skipped images; move it away") from None
+
+
 def _drop_rows(folder: Path, metadata: pd.DataFrame, keep: np.ndarray, bad: Unreadable) -> None:
     """Leave the unreadable rows out of the metadata, and record which they were."""
     paths = metadata["file_path"].astype(str).tolist()
     record = [{"file_path": paths[row], "reason": why} for row, why in bad]
-    write_json(folder / "skipped_images.json", record)
+    write_json(folder / SKIPPED, [*_skipped_before(folder / SKIPPED, set(paths)), *record])
     write_metadata(folder / METADATA, metadata[keep].reset_index(drop=True))

@@ -19,7 +19,8 @@ from bias_evaluation.configs import Backbone
 from bias_evaluation.sections import Section, unknown
 from bias_evaluation.stored_images import check_norms
 from debiasing_methods.errors import InputError
-from debiasing_methods.files import atomic_path, read_json, sha256_file, sha256_json
+from debiasing_methods.files import atomic_path, check_unpacked_size, read_json, sha256_file, sha256_json
+from debiasing_methods.locks import claim, remove_abandoned
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -53,11 +54,7 @@ class Encoder:
         check_device(device)
         name = _register_model(backbone)
         _check_activation(backbone, name)
-        if backbone.checkpoint is not None and not backbone.checkpoint.is_file():
-            raise InputError(
-                f"checkpoint of backbone '{backbone.name}' not found: {backbone.checkpoint}; "
-                f"put it there, or name another in config/backbones.yml"
-            )
+        existing_checkpoint(backbone)
         logging.getLogger("root").setLevel(logging.WARNING)  # open_clip reports every load at INFO
         try:
             model, _, preprocess = open_clip.create_model_and_transforms(
@@ -167,6 +164,16 @@ def check_device(device: str) -> None:
         raise InputError("--device cuda: this machine has no GPU that torch can use; pass --device cpu")
 
 
+def existing_checkpoint(backbone: Backbone) -> Path | None:
+    """Return a backbone's local checkpoint, if it has one; `InputError` where that file is missing."""
+    if backbone.checkpoint is not None and not backbone.checkpoint.is_file():
+        raise InputError(
+            f"checkpoint of backbone '{backbone.name}' not found: {backbone.checkpoint}; "
+            f"put it there, or name another in the backbone file"
+        )
+    return backbone.checkpoint
+
+
 def encoder_digest(backbone: Backbone) -> str:
     """Digest of what decides a text embedding: the architecture, and the checkpoint's bytes or the tag.
 
@@ -177,10 +184,8 @@ def encoder_digest(backbone: Backbone) -> str:
     """
     model = Path(backbone.open_clip)
     weights = f"tag:{backbone.pretrained}"
-    if backbone.checkpoint is not None:
-        if not backbone.checkpoint.is_file():
-            raise InputError(f"checkpoint of backbone '{backbone.name}' not found: {backbone.checkpoint}")
-        weights = sha256_file(backbone.checkpoint)
+    if checkpoint := existing_checkpoint(backbone):
+        weights = sha256_file(checkpoint)
     name = sha256_file(model) if model.suffix == ".json" and model.is_file() else backbone.open_clip
     return sha256_json([name, weights, backbone.quick_gelu])
 
@@ -210,9 +215,17 @@ class TextStore:
         self.path = given or cache_dir / f"CLIP_{backbone.name}_{self.digest[:12]}.npz"
         self._rows: dict[str, int] = {}
         self._embeddings = torch.empty(0, backbone.dim)
-        if self.path.is_file():
-            prompts, embeddings = read_text_embeddings(self.path, backbone.dim)
-            self._add(prompts, embeddings)
+        if given is None:
+            remove_abandoned(cache_dir)
+        self._read()
+
+    def _read(self) -> None:
+        """Take over what is on disk and not here yet; what is here has been written there before."""
+        if not self.path.is_file():
+            return
+        prompts, embeddings = read_text_embeddings(self.path, self.backbone.dim)
+        new = [row for row, prompt in enumerate(prompts) if prompt not in self._rows]
+        self._add([prompts[row] for row in new], embeddings[new])
 
     def _add(self, prompts: Sequence[str], embeddings: Tensor) -> None:
         start = len(self._rows)
@@ -236,9 +249,12 @@ class TextStore:
             return
         if self.given:
             raise InputError(describe_missing(missing, self.given))
-        encoder = Encoder(self.backbone, device=self._device)
-        self._add(missing, encoder.encode_text(missing, progress=len(missing) > TEXT_BATCH))
-        write_text_embeddings(self.path, list(self._rows), self._embeddings)
+        with claim(self.path, wait=True):  # another run may be writing the same file
+            self._read()
+            if missing := self.missing(missing):
+                encoder = Encoder(self.backbone, device=self._device)
+                self._add(missing, encoder.encode_text(missing, progress=len(missing) > TEXT_BATCH))
+                write_text_embeddings(self.path, list(self._rows), self._embeddings)
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Raw embeddings ``(P, d)``, float32, of P prompts, encoding those that are not there yet."""
@@ -279,10 +295,13 @@ def read_text_embeddings(path: Path, dim: int) -> tuple[list[str], Tensor]:
         The file is damaged, an array is missing or of the wrong kind, or values are not finite.
     """
     try:
+        check_unpacked_size(path)
         with np.load(path, allow_pickle=False) as arrays:
             prompts, embeddings = arrays["prompts"], arrays["embeddings"]
     except KeyError:
         raise InputError(f"{path} must hold the arrays 'prompts' and 'embeddings'") from None
+    except InputError:
+        raise
     except Exception as error:  # zip and npy readers raise many kinds for damaged files
         raise InputError(f"text embeddings cannot be read: {path}: {error}") from None
     if prompts.dtype.kind != "U" or prompts.ndim != 1 or embeddings.dtype.kind != "f":
@@ -305,7 +324,8 @@ def finite_rows(embeddings: np.ndarray, path: Path, what: str) -> Tensor:
     InputError
         A row is; the line counts them and names the first.
     """
-    rows = torch.from_numpy(np.array(embeddings, dtype=np.float32))
+    with np.errstate(over="ignore", under="ignore"):  # what float32 cannot hold is found below
+        rows = torch.from_numpy(np.array(embeddings, dtype=np.float32))
     check_norms(torch.linalg.vector_norm(rows, dim=1), path, what)
     return rows
 

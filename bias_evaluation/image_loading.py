@@ -74,7 +74,8 @@ class ImageRows(Dataset[tuple[int, Tensor | None, str]]):
                 with Image.open(self.folder / self.paths[row]) as image:
                     return row, self.preprocess(image.convert("RGB")), ""
         except Exception as error:  # decoders raise many kinds for damaged images
-            return row, None, f"{type(error).__name__}: {error}"
+            path = self.folder / self.paths[row]  # which is recorded, and may be moved
+            return row, None, f"{type(error).__name__}: {error}".replace(str(path), self.paths[row])
 
 
 def _collate(items: list[tuple[int, Tensor | None, str]]) -> Batch:

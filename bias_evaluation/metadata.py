@@ -20,6 +20,7 @@ from debiasing_methods.errors import InputError
 from debiasing_methods.files import atomic_path, read_json
 
 METADATA = "metadata.feather"
+SKIPPED = "skipped_images.json"  # images that the metadata leaves out, since they could not be read
 
 GENDERS = ("Male", "Female")
 FAIRFACE_RACES = (
@@ -328,6 +329,7 @@ def build_metadata(dataset: str, folder: Path, *, rebuild: bool = False) -> pd.D
     if table.empty:
         raise InputError(f"the label files in {folder} name no image; {_SEE}")
     write_metadata(path, table)
+    (folder / SKIPPED).unlink(missing_ok=True)  # every image has its row again
     return table
 
 
@@ -337,14 +339,18 @@ def read_metadata(path: Path) -> pd.DataFrame:
     Raises
     ------
     InputError
-        The file is missing or is not a feather table.
+        The file is missing, is not a feather table, or has a column twice.
     """
     if not path.is_file():
         raise InputError(f"metadata not found: {path}; precompute_embeddings.py makes it")
     try:
-        return pd.read_feather(path)
+        table = pd.read_feather(path)
     except Exception as error:  # pyarrow raises many kinds for damaged files
         raise InputError(f"metadata cannot be read: {path}: {error}") from None
+    twice = table.columns[table.columns.duplicated()]
+    if len(twice):
+        raise InputError(f"{path} has the column '{twice[0]}' twice; keep one of them")
+    return table
 
 
 def write_metadata(path: Path, table: pd.DataFrame) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from bias_evaluation.method_names import METHODS
 from bias_evaluation.prompts import MethodPrompts, PromptGroup, SettingPrompts
-from bias_evaluation.sections import Section, as_strings, unknown
+from bias_evaluation.sections import Section, as_strings, describe, unknown
 from debiasing_methods.errors import InputError
 from debiasing_methods.files import read_json
 
@@ -127,7 +127,7 @@ def _kinds(section: Section) -> dict[str, Any]:
 def _pair(value: Any, kind: type, where: str) -> tuple[Any, Any]:
     if not isinstance(value, list) or [type(entry) for entry in value] != [kind, kind]:
         what = "texts" if kind is str else "whole numbers"
-        raise InputError(f"{where}: pairs of {what} are needed, found {value!r}")
+        raise InputError(f"{where}: pairs of {what} are needed, found {describe(value)}")
     return value[0], value[1]
 
 

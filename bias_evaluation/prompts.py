@@ -12,6 +12,7 @@ included file includes no other.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -21,12 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bias_evaluation.sections import Section, as_strings, read_yaml, unknown
+from bias_evaluation.sections import Section, as_strings, describe, read_yaml, unknown
 from debiasing_methods.base import QueryGroup
 from debiasing_methods.errors import InputError
 from debiasing_methods.registry import METHODS
 
 Pair = tuple[str, str]
+_MOST_SENTENCES = 1_000_000  # of one frame
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -282,6 +284,8 @@ def expand_frames(section: Section) -> Iterator[str]:
     section.finish()
     for frame in frames:
         names = _PLACEHOLDER.findall(frame)
+        if math.prod(len(lists.get(name.removeprefix("a_"), ())) for name in names) > _MOST_SENTENCES:
+            raise InputError(f"{section.where}: '{frame}' stands for more than {_MOST_SENTENCES} sentences")
         for name in names:
             if name.removeprefix("a_") not in lists:
                 raise unknown("placeholder", name, list(lists), f"{section.where}: '{frame}'")
@@ -446,7 +450,7 @@ def _for_query(value: Any, query: str, filler: _Filler, where: str) -> tuple[Any
         if name != "all" and name not in filler.queries:
             raise unknown("query", name, ["all", *filler.queries], where)
         if not isinstance(entries, list):
-            raise InputError(f"{where}: the entries of '{name}' must be a list, found {entries!r}")
+            raise InputError(f"{where}: the entries of '{name}' must be a list, found {describe(entries)}")
     entries = [*value.get("all", []), *value.get(query, [])]
     if not entries:
         raise InputError(f"{where}: no entries for '{query}'")
@@ -478,7 +482,7 @@ def _pair_list(value: Any, members: list[str], filler: _Filler, where: str) -> t
     for query in members:
         for entry in _for_query(value, query, filler, where):
             if not isinstance(entry, list) or len(entry) != 2:
-                raise InputError(f"{where}: each entry must be a pair of texts, found {entry!r}")
+                raise InputError(f"{where}: each entry must be a pair of texts, found {describe(entry)}")
             first, second = (filler.one(t, query) for t in as_strings(entry, where))
             pairs[first, second] = None
     return tuple(pairs)

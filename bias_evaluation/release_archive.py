@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from tqdm import tqdm
 
 from debiasing_methods.errors import InputError
+from debiasing_methods.files import errors_named
 
 _CHUNK_BYTES = 1 << 20
 _SMALL_BYTES = 1 << 20  # below this a high ratio harms nobody
@@ -165,7 +166,7 @@ def _check_ratio(unpacked: int, packed: int, what: str, limits: Limits) -> None:
 
 def _write(source: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, archive: Path, bar: tqdm) -> None:
     written = 0
-    with path.open("xb") as file:
+    with errors_named(path), path.open("xb") as file:
         for chunk in _chunks(source, info, archive):
             file.write(chunk)
             written += len(chunk)

@@ -23,7 +23,7 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from debiasing_methods.errors import InputError
-from debiasing_methods.files import read_json, write_json
+from debiasing_methods.files import errors_named, read_json, write_json
 
 _CHUNK_BYTES = 1 << 18
 _CONTENT_RANGE = re.compile(r"bytes (?P<first>\d+)-\d+/(?P<total>\d+|\*)")
@@ -256,6 +256,7 @@ def _write_body(
     """Append the body to the part that is there; what has come before an error stays."""
     size = start
     with (
+        errors_named(partial.data),
         partial.data.open("ab") as file,
         tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=name, disable=not progress) as bar,
     ):

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from bias_evaluation.configs import Backbone
 from bias_evaluation.sections import as_strings
@@ -27,7 +23,7 @@ BASE_URL = "https://github.com/mardgui/SEM/releases/download/v1.0"
 MAX_TEXT_BYTES = (
     64 << 20
 )  # prompts and results take kilobytes; more is no such file, and costs memory to parse
-_GET_ANEW = "get the file anew from the release"
+_GET_ANEW = "take it from the release again"
 
 
 @dataclass(frozen=True)
@@ -92,10 +88,7 @@ def check_weight_file(kind: WeightKind, path: Path, backbone: Backbone | None) -
         It is damaged, holds more than tensors and plain values, would take much more memory than disk, is
         of another architecture or of another width.
     """
-    _check_size(path)
     weights = load_weights(path, make=_GET_ANEW)
-    for tensors in (weights, *(part for part in weights.values() if isinstance(part, Mapping))):
-        _check_storage(tensors, path)
     if kind.name == "sae":
         dim = sae_from_state_dict(weights, path).dim
     elif kind.name == "prism":
@@ -109,34 +102,6 @@ def check_weight_file(kind: WeightKind, path: Path, backbone: Backbone | None) -
         raise InputError(
             f"{path} has width {dim}, but {backbone.name}, which its name states, has width {backbone.dim}"
         )
-
-
-def _check_size(path: Path) -> None:
-    """Refuse a torch file whose parts unpack to more than it has: torch stores them as they are."""
-    if not zipfile.is_zipfile(path):
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(info.file_size for info in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
-        return  # `load_weights` says what is wrong with it
-    if unpacked > path.stat().st_size:
-        raise InputError(
-            f"{path} is compressed and would unpack from {path.stat().st_size} to {unpacked} bytes; "
-            f"weight files are not compressed, so it is not loaded; {_GET_ANEW}"
-        )
-
-
-def _check_storage(tensors: Mapping[str, Any], path: Path) -> None:
-    """Refuse tensors that are not stored number by number: they grow, or fail, when they are used."""
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor):
-            continue
-        plain = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
-        if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise InputError(
-                f"{path}: '{name}' of shape {tuple(tensor.shape)} is not stored number by number; {_GET_ANEW}"
-            )
 
 
 def read_diverse_prompts(path: Path) -> list[str]:

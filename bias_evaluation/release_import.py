@@ -16,8 +16,14 @@ from tqdm import tqdm
 
 from bias_evaluation.aggregation import read_result
 from bias_evaluation.configs import Backbone
-from bias_evaluation.datasets import check_embeddings, check_folds, load_array
-from bias_evaluation.embeddings import manifest_path
+from bias_evaluation.datasets import (
+    RELEASE,
+    check_embeddings,
+    check_folds,
+    images_digest,
+    load_array,
+    manifest_path,
+)
 from bias_evaluation.metadata import METADATA, read_metadata
 from bias_evaluation.official_prompts import read_class_templates, read_query_templates
 from bias_evaluation.prism_texts import read_text_set
@@ -286,8 +292,16 @@ class _Import:
         for file in (metadata, *embeddings):
             try:
                 self._install(file)
+                if file.kind == "embeddings":
+                    self._describe(self.root / file.target)
             except InputError as error:
                 self._refuse([file], error)
+
+    def _describe(self, target: Path) -> None:
+        """Write down which image each row of imported embeddings is, and where they come from."""
+        table = read_metadata(target.with_name(METADATA))
+        if not manifest_path(target).exists() and "file_path" in table:
+            write_json(manifest_path(target), {"source": RELEASE, "images": images_digest(table)})
 
     def _reason_to_keep(self, metadata: Found, embeddings: Sequence[Found]) -> str:
         """Why the metadata that is there, or its absence, must stay as it is; empty where it need not."""

@@ -93,10 +93,12 @@ def install_archive(
     limits = limits or Limits()
     folder = root / kind.folder
     with _exclusive(root):
+        work = folder / _WORK
         before = _installed_before(folder, address, sha256)
         if before and not overwrite:
+            _clear(work)  # of a run that was killed as it finished
+            _remove_if_empty(work)
             return Installed(0, before)
-        work = folder / _WORK
         _clear(work, keep=kind.archive)
         work.mkdir(parents=True, exist_ok=True)
         try:

@@ -11,14 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from bias_evaluation.configs import Backbone, MethodConfig, Setting
 from bias_evaluation.method_names import find_method
 from debiasing_methods.errors import InputError
-from debiasing_methods.files import read_json, sha256_json, write_json
+from debiasing_methods.files import read_json, sha256_file, sha256_json, write_json
 
+# Raised whenever a change of the code changes figures: results of before are then made from another "code".
+FIGURES = 1
+_PACKAGES = ("bias_evaluation", "debiasing_methods")
 METRICS = {"retrieval": ("kl", "max_skew", "precision"), "zs_classification": ("Acc.", "WG Acc.")}
 
 
@@ -45,9 +49,16 @@ class ResultKey:
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of what decides a result's digits."""
+    """Versions of what decides a result's digits; `code` is a digest of this project's own modules."""
     names = ("torch", "numpy", "scipy", "open_clip_torch")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+    found = {name: version(name) for name in names}
+    return {"python": platform.python_version(), **found, "code": _code_digest()}
+
+
+def _code_digest() -> str:
+    root = Path(__file__).resolve().parents[1]
+    modules = sorted(chain(*(root.glob(f"{package}/*.py") for package in _PACKAGES)))
+    return sha256_json({str(path.relative_to(root)): sha256_file(path) for path in modules})[:16]
 
 
 def make_records(
@@ -118,18 +129,17 @@ def differences(path: Path, digests: Mapping[str, str]) -> list[str] | None:
     Returns
     -------
     list of str or None
-        Components that differ (none: the result holds); None where there is no result.
-
-    Raises
-    ------
-    InputError
-        The file is not a list of result records.
+        Components that differ (none: the result holds; all, in words, where the file is damaged or records
+        no digests); None where there is no result.
     """
     if not path.is_file():
         return None
-    records = read_json(path, "result file")
+    try:
+        records = read_json(path, "result file")
+    except InputError as error:
+        return [f"everything ({error})"]
     if not isinstance(records, list) or not records or not all(isinstance(r, dict) for r in records):
-        raise InputError(f"{path} is not a list of result records; move it away")
+        return [f"everything ({path} is not a list of result records)"]
     then = records[0].get("digests")
     if not isinstance(then, dict):
         return ["everything (it records no digests)"]

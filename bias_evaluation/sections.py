@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,10 @@ from debiasing_methods.errors import InputError
 
 T = TypeVar("T")
 _MISSING = object()
+_SHORT = reprlib.Repr()  # a few lines of YAML can stand for more text than fits any memory
+_SHORT.maxlist = _SHORT.maxdict = _SHORT.maxset = 8
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 70
+_SHORT.maxlevel = 3
 _TYPE_NAMES = {
     str: "text",
     int: "a whole number",
@@ -36,6 +41,17 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add((key.tag, str(key.value)))
         return node
+
+
+def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    """Read a whole number that fits 64 bits, as arrays need it."""
+    value = loader.construct_yaml_int(node)
+    if not -(2**63) <= value < 2**63:
+        raise yaml.constructor.ConstructorError(None, None, "a number beyond 64 bits", node.start_mark)
+    return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 
 
 def read_yaml(path: Path, what: str) -> Any:
@@ -93,7 +109,7 @@ class Section:
 
     def __init__(self, value: Any, where: str) -> None:
         if not isinstance(value, Mapping):
-            raise InputError(f"{where}: a mapping is needed, found {_describe(value)}")
+            raise InputError(f"{where}: a mapping is needed, found {describe(value)}")
         for key in value:
             if not isinstance(key, str):
                 raise InputError(f"{where}: key {key!r} is not text; put it in quotes")
@@ -136,7 +152,7 @@ class Section:
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise InputError(f"{self.where}: '{key}' must be {_TYPE_NAMES[kind]}, found {_describe(value)}")
+            raise InputError(f"{self.where}: '{key}' must be {_TYPE_NAMES[kind]}, found {describe(value)}")
         return value
 
     def any(self, key: str, default: Any = _MISSING) -> Any:
@@ -182,17 +198,18 @@ class Section:
 def as_strings(value: Any, where: str) -> tuple[str, ...]:
     """Check that a value is a non-empty list of non-empty texts."""
     if not isinstance(value, list) or not value:
-        raise InputError(f"{where} must be a list with at least one text, found {_describe(value)}")
+        raise InputError(f"{where} must be a list with at least one text, found {describe(value)}")
     for entry in value:
         if not isinstance(entry, str) or not entry.strip():
-            raise InputError(f"{where} must hold texts only, found {_describe(entry)}")
+            raise InputError(f"{where} must hold texts only, found {describe(entry)}")
     return tuple(value)
 
 
-def _describe(value: Any) -> str:
+def describe(value: Any) -> str:
+    """Show a value of a document, at most 60 characters of it, for an error line."""
     if value is None:
         return "nothing"
     if isinstance(value, (list, Mapping)) and not value:
         return "an empty list" if isinstance(value, list) else "an empty mapping"
-    text = repr(value)
+    text = _SHORT.repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

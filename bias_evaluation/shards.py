@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from bias_evaluation.datasets import save_array
 from debiasing_methods.files import atomic_path, read_json, sha256_json, write_json
 
 _UNREADABLE = "unreadable.json"
-_JOINED = "joined.npy"
 
 
 class Shards:
@@ -45,7 +45,7 @@ class Shards:
         shard_rows: int,
     ) -> None:
         self.n, self.dim, self.dtype, self.shard_rows = n, dim, dtype, shard_rows
-        self.folder = parts_folder(target)
+        self.folder, self._joined = parts_folder(target), joined_path(target)
         manifest = self.folder / "manifest.json"
         digest = sha256_json({**identity, "shard_rows": shard_rows})
         known = read_json(manifest, "manifest of partial embeddings") if manifest.is_file() else None
@@ -76,8 +76,7 @@ class Shards:
             so that none is forgotten.
         """
         write_json(self.folder / _UNREADABLE, unreadable)
-        with atomic_path(self._path(rows.start)) as temporary, temporary.open("wb") as file:
-            np.save(file, embeddings, allow_pickle=False)
+        save_array(self._path(rows.start), embeddings)
 
     def forget_unreadable(self) -> None:
         """Remove the shards with images that could not be read: these may have been mended since."""
@@ -93,23 +92,25 @@ class Shards:
 
     def join(self, keep: np.ndarray) -> Path:
         """Write the rows to keep, ``(N,)`` bool, into one file among the shards, and return its path."""
-        path = self.folder / _JOINED
-        with atomic_path(path) as temporary:
-            shape = (int(keep.sum()), self.dim)
-            matrix = np.lib.format.open_memmap(temporary, mode="w+", dtype=self.dtype, shape=shape)
-            position = 0
+        path = self._joined
+        header = np.lib.format.header_data_from_array_1_0(np.empty((0, self.dim), self.dtype))
+        header["shape"] = (int(keep.sum()), self.dim)
+        # Written, not memory-mapped: a disk that fills up under a map ends the process by a signal.
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
             for start in range(0, self.n, self.shard_rows):
                 part = np.load(self._path(start), allow_pickle=False)
-                part = part[keep[start : start + len(part)]]
-                matrix[position : position + len(part)] = part
-                position += len(part)
-            matrix.flush()
-            del matrix
+                file.write(part[keep[start : start + len(part)]].tobytes())
         return path
 
     def discard(self) -> None:
         """Remove the folder of shards."""
         shutil.rmtree(self.folder)
+
+
+def joined_path(target: Path) -> Path:
+    """File of all rows, among the parts, that is about to become an embedding file."""
+    return parts_folder(target) / "joined.npy"
 
 
 def parts_folder(target: Path) -> Path:

@@ -29,7 +29,7 @@ from bias_evaluation.metrics import class_priors
 from bias_evaluation.official_prompts import is_official, load_official
 from bias_evaluation.prism_settings import TRAINING, text_set_name
 from bias_evaluation.prompts import GroupEmbedder, SettingPrompts, load_prompts
-from bias_evaluation.results import ResultKey, differences
+from bias_evaluation.results import FIGURES, ResultKey, differences
 from bias_evaluation.retrieval import check_k
 from bias_evaluation.sections import choices, unknown
 from bias_evaluation.stored_images import StoredImages
@@ -193,6 +193,7 @@ class Workspace:
         k = self.options.retrieval_k if key.setting.task == "retrieval" else None
         files = self.weight_files(key)
         return {
+            "code": str(FIGURES),
             "config": sha256_json([setting, key.method.name, options, key.seed, k, self.backbone.dim]),
             "prompts": sha256_json(self.prompts(key.setting).used_by(key.method.name, method.needs)),
             "weights": self._digest(file.path for file in files) if files else "",

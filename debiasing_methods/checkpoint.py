@@ -47,7 +47,7 @@ class Checkpoint:
             return None
         try:
             found = load_weights(self.path, make="start over with --overwrite")
-            if found.get("digest") == self._digest:
+            if found.get("digest") == self._digest and isinstance(found.get("state"), dict):
                 return found["state"]
         except InputError:
             if not overwrite:
@@ -58,6 +58,13 @@ class Checkpoint:
             f"{self.path} belongs to an unfinished run with other data or options; repeat those to finish "
             f"it, or start over with --overwrite"
         )
+
+    def restore(self, take: Callable[[Mapping[str, Any]], None], state: Mapping[str, Any]) -> None:
+        """Hand a state to what takes it; `InputError` where it is not one of this kind of run."""
+        try:
+            take(state)
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError):
+            raise InputError(f"{self.path} is damaged; start over with --overwrite") from None
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write a state now."""

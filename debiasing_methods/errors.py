@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class InputError(ValueError):
@@ -25,13 +27,13 @@ def run_main(main: Callable[[], int]) -> int:
     Returns
     -------
     int
-        What `main` returned; 2 after an `InputError` or a failing file operation (one line on stderr);
-        130 after Ctrl-C.
+        What `main` returned; 2 after an `InputError`, a failing file operation or a lack of memory (one line
+        on stderr); 130 after Ctrl-C.
     """
     try:
         return main()
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {_one_line(error)}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted: finished parts are kept; run the same command again to go on", file=sys.stderr)
@@ -41,5 +43,28 @@ def run_main(main: Callable[[], int]) -> int:
         return 0
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
+        advice = "; what was there is as it was: free space and run it again" if _is_full(error) else ""
+        print(f"error: {_one_line(error.strerror or error)}{where}{advice}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    except (MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        print("error: not enough memory; choose smaller sizes, or a machine with more", file=sys.stderr)
+        return EXIT_BAD_INPUT
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())
+
+
+def _is_full(error: OSError) -> bool:
+    return error.errno in _DISK_FULL
+
+
+def _is_lack_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Tell torch's allocators, which raise RuntimeErrors, by what these say."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or ("can't allocate memory" in str(error))
+    )

@@ -34,14 +34,15 @@ from tqdm import tqdm
 from debiasing_methods.errors import InputError
 from debiasing_methods.files import (
     atomic_path,
+    dump_weights,
     read_json,
-    save_weights,
     sha256_file,
     sha256_json,
     write_json,
     write_text,
 )
 from debiasing_methods.linalg import unit
+from debiasing_methods.locks import exclusive
 from debiasing_methods.prism import WEIGHT_NAME
 from debiasing_methods.prism_optimization import overall_loss, train_maps
 from debiasing_methods.prism_sampling import SAMPLINGS, PrismSamples, TextSetSizes
@@ -234,8 +235,22 @@ def run_training(
     Raises
     ------
     InputError
-        A file of another run has the name of a map, or a training diverged.
+        A file of another run has the name of a map, a training diverged, or another process is training maps
+        of this backbone for the same folder.
     """
+    with exclusive(output.folder / f"prism_clip={output.backbone}"):
+        return _run(settings, embed, output, seeds, sampling, progress)
+
+
+def _run(
+    settings: Sequence[PrismSetting],
+    embed: Callable[[Sequence[str]], Tensor],
+    output: Output,
+    seeds: Sequence[int],
+    sampling: str,
+    progress: bool,
+) -> list[dict[str, Any]]:
+    """Do the work of `run_training`, alone in its folder with maps of this backbone."""
     maps = [_Map(setting, seed, sampling) for setting in settings for seed in dict.fromkeys(seeds)]
     used = {one: one.sentences() for one in maps}
     sentences = _Sentences(list(dict.fromkeys(s for own in used.values() for s in own)), embed)
@@ -375,7 +390,7 @@ def _parts(loss: Tensor) -> dict[str, float]:
 def _write(path: Path, w: Tensor, report: dict[str, Any]) -> dict[str, Any]:
     """Write the report, then put the weights in their place."""
     with atomic_path(path) as temporary:
-        save_weights(temporary, {WEIGHT_NAME: w.clone()})  # a clone: a slice would be saved with its batch
+        dump_weights(temporary, {WEIGHT_NAME: w.clone()})  # a clone: a slice would be saved with its batch
         versions = {"python": platform.python_version(), "torch": torch.__version__}
         report = {**report, "versions": versions, "weights_sha256": sha256_file(temporary)}
         write_json(report_path(path), report)

@@ -31,6 +31,7 @@ from debiasing_methods.files import (
     sha256_json,
     write_json,
 )
+from debiasing_methods.locks import exclusive
 from debiasing_methods.matryoshka import SaeTraining, SaeTrainingConfig
 from debiasing_methods.sae import SparseAutoencoder
 from debiasing_methods.sae_report import reconstruction_quality
@@ -77,11 +78,35 @@ def run_training(
     Raises
     ------
     InputError
-        The embeddings are unusable, `holdout` leaves no row to train on, training diverged, or files of
-        another run are in the way.
+        The embeddings are unusable, `holdout` leaves no row to train on, training diverged, files of another
+        run are in the way, or another process is making this very output.
     """
-    output = Path(output)
     check_embeddings(embeddings, "the embeddings")
+    with exclusive(output):
+        return _run(
+            embeddings,
+            Path(output),
+            config,
+            holdout=holdout,
+            device=device,
+            overwrite=overwrite,
+            checkpoint_seconds=checkpoint_seconds,
+            progress=progress,
+        )
+
+
+def _run(
+    embeddings: Tensor,
+    output: Path,
+    config: SaeTrainingConfig,
+    *,
+    holdout: float,
+    device: str,
+    overwrite: bool,
+    checkpoint_seconds: float,
+    progress: bool,
+) -> dict[str, Any]:
+    """Do the work of `run_training`, alone at its output."""
     training_rows, held_out_rows = _split(len(embeddings), holdout, config.seed)
     facts = {
         "config": {**asdict(config), "levels": list(config.all_levels)},
@@ -99,7 +124,7 @@ def run_training(
 
     training = SaeTraining(embeddings[training_rows], config, device=device)
     if state is not None:
-        training.load_state_dict(state)
+        checkpoint.restore(training.load_state_dict, state)
         print(f"{checkpoint.path}: going on after step {training.step} of {training.total_steps}")
     sae = _train(training, checkpoint, progress)
     report = {

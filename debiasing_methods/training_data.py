@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from debiasing_methods.errors import InputError
-from debiasing_methods.files import read_json
+from debiasing_methods.files import check_unpacked_size, read_json
 
 
 def read_embeddings(path: str | os.PathLike[str]) -> Tensor:
@@ -35,13 +35,15 @@ def read_embeddings(path: str | os.PathLike[str]) -> Tensor:
     """
     path = Path(path)
     try:
-        loaded = np.load(path, allow_pickle=False)
+        if zipfile.is_zipfile(path):
+            check_unpacked_size(path)
+        loaded = np.load(path, mmap_mode="r", allow_pickle=False)  # a header may promise more than follows
         array = _from_npz(loaded, path) if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
     except FileNotFoundError:
         raise InputError(f"embeddings not found: {path}") from None
     except InputError:
         raise
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+    except (ValueError, EOFError, OverflowError, SyntaxError, TypeError, zipfile.BadZipFile, zlib.error):
         raise InputError(f"{path} is not a readable .npy or .npz file of numbers") from None
     if array.dtype.kind != "f":
         raise InputError(f"{path}: embeddings are {array.dtype}; floating point is needed")
@@ -97,7 +99,7 @@ def _parse_yaml(text: str, path: Path) -> Any:
 
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise InputError(f"prompt list is not valid YAML: {path}: {error}") from None
 
 

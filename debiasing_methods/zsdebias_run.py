@@ -28,6 +28,7 @@ from tqdm import tqdm
 from debiasing_methods.checkpoint import Checkpoint
 from debiasing_methods.errors import InputError
 from debiasing_methods.files import read_json, save_weights, sha256_file, sha256_json, write_json
+from debiasing_methods.locks import exclusive
 from debiasing_methods.zsdebias_optimization import (
     NEAREST_SENTENCES,
     Best,
@@ -119,9 +120,30 @@ def run_training(
     Raises
     ------
     InputError
-        There are too few rows, training diverged, or files of another run are in the way.
+        There are too few rows, training diverged, files of another run are in the way, or another process
+        is making this very output.
     """
-    output = Path(output)
+    with exclusive(output):
+        return _run(
+            data,
+            Path(output),
+            config,
+            overwrite=overwrite,
+            checkpoint_seconds=checkpoint_seconds,
+            progress=progress,
+        )
+
+
+def _run(
+    data: TrainingData,
+    output: Path,
+    config: ZSDebiasTrainingConfig,
+    *,
+    overwrite: bool,
+    checkpoint_seconds: float,
+    progress: bool,
+) -> dict[str, Any]:
+    """Do the work of `run_training`, alone at its output."""
     facts = {"config": asdict(config), "data": data.facts}
     digest = sha256_json(facts)
     checkpoint = Checkpoint(output, digest, checkpoint_seconds)
@@ -138,7 +160,7 @@ def run_training(
             f"epoch is one batch of all of them"
         )
     if state is not None:
-        training.load_state_dict(state)
+        checkpoint.restore(training.load_state_dict, state)
         print(f"{checkpoint.path}: going on after epoch {training.epoch}")
     best = _train(training, checkpoint, output.stem, progress)
     checkpoint.save(training.state_dict())  # a kill between two of the files then leaves a run that goes on

@@ -94,7 +94,7 @@ def _data(args: argparse.Namespace, backbone: Backbone, root: Path) -> TrainingD
 
 def _read_images(folders: Sequence[Path], backbone: Backbone) -> Tensor:
     """Read the embeddings of all folders, one after the other: ``(n, d)``, as stored, float32."""
-    from bias_evaluation.datasets import check_embeddings, embeddings_name, load_array
+    from bias_evaluation.datasets import check_embeddings, check_images, embeddings_name, load_array
     from bias_evaluation.encoder import finite_rows
     from bias_evaluation.metadata import METADATA, read_metadata
 
@@ -102,10 +102,11 @@ def _read_images(folders: Sequence[Path], backbone: Backbone) -> Tensor:
         raise InputError("--dataset_paths names a folder twice; each is to be given once")
     parts = []
     for folder in folders:
-        rows = len(read_metadata(folder / METADATA))
+        metadata = read_metadata(folder / METADATA)
         path = folder / embeddings_name(backbone.name)
         embeddings = load_array(path, "embeddings", "precompute_embeddings.py")
-        check_embeddings(embeddings, path, rows, backbone.dim)
+        check_embeddings(embeddings, path, len(metadata), backbone.dim)
+        check_images(path, metadata)
         parts.append(finite_rows(embeddings, path, "image"))
     return torch.cat(parts)
 

@@ -43,6 +43,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from debiasing_methods.errors import InputError, run_main
+from debiasing_methods.files import load_weights, read_json, save_weights, write_text
 
 MODEL_CONFIG = Path(__file__).with_name("tiny_clip.json")
 MODEL_NAME = MODEL_CONFIG.stem
@@ -222,13 +223,6 @@ class Trainer:
         self.step = state["step"]
 
 
-def save_atomically(obj: Any, path: Path) -> None:
-    """Write a file with ``torch.save`` so that it is there whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    torch.save(obj, partial)
-    partial.replace(path)
-
-
 @contextlib.contextmanager
 def reproducible(threads: int) -> Iterator[None]:
     """Compute with so many threads and deterministic algorithms; put everything back afterwards."""
@@ -264,8 +258,8 @@ def train(trainer: Trainer, checkpoint: Path, settings: Mapping[str, Any]) -> No
         What decides the weights; a checkpoint of other settings is ignored.
     """
     if checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=True)
-        if state["settings"] == dict(settings):
+        state = load_weights(checkpoint, make="start over with --fresh")
+        if state.get("settings") == dict(settings):
             trainer.load_state_dict(state)
     with tqdm(total=trainer.steps, initial=trainer.step, desc="training tiny CLIP", unit="step") as bar:
         while trainer.step < trainer.steps:
@@ -273,7 +267,7 @@ def train(trainer: Trainer, checkpoint: Path, settings: Mapping[str, Any]) -> No
             bar.set_postfix(loss=f"{loss:.2f}", refresh=False)
             bar.update()
             if trainer.step % CHECKPOINT_EVERY == 0 and trainer.step < trainer.steps:
-                save_atomically({**trainer.state_dict(), "settings": dict(settings)}, checkpoint)
+                save_weights(checkpoint, {**trainer.state_dict(), "settings": dict(settings)})
 
 
 def is_done(output: Path, settings: Mapping[str, Any]) -> bool:
@@ -299,7 +293,8 @@ def is_done(output: Path, settings: Mapping[str, Any]) -> bool:
     if not output.is_file():
         return False
     record = output.with_suffix(".json")
-    found = json.loads(record.read_text(encoding="utf-8"))["settings"] if record.is_file() else {}
+    document = read_json(record, "record of a training") if record.is_file() else {}
+    found = document.get("settings", {}) if isinstance(document, dict) else {}
     differing = [name for name, value in settings.items() if found.get(name) != value]
     if differing:
         raise InputError(
@@ -314,8 +309,8 @@ def write_weights(model: torch.nn.Module, output: Path, settings: Mapping[str, A
     record = json.dumps({"settings": dict(settings), "versions": versions}, indent=1)
     # The weights last: while they are missing, the run counts as unfinished.
     output.unlink(missing_ok=True)
-    output.with_suffix(".json").write_text(record + "\n", encoding="utf-8")
-    save_atomically({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, output)
+    write_text(output.with_suffix(".json"), record + "\n")
+    save_weights(output, {name: tensor.contiguous() for name, tensor in model.state_dict().items()})
 
 
 def build_parser() -> argparse.ArgumentParser:

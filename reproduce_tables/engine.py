@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from bias_evaluation.aggregation import ResultName, backbone_stem, retrieval_k, setting_name
@@ -264,7 +265,7 @@ def read_results(path: Path) -> pd.DataFrame:
         results = (
             pd.read_csv(path, dtype={"seed": "Int64"}) if path.suffix == ".csv" else pd.read_feather(path)
         )
-    except (ValueError, OSError) as error:  # what pandas and pyarrow raise on damaged files
+    except Exception as error:  # pandas and pyarrow raise many kinds on damaged files
         raise InputError(
             f"{path} is not a table of results ({error}); make it with process_json_outputs.py"
         ) from None
@@ -273,6 +274,9 @@ def read_results(path: Path) -> pd.DataFrame:
         raise InputError(
             f"{path} lacks the columns {', '.join(missing)}; make it with process_json_outputs.py"
         )
+    means = results["mean"]
+    if not pd.api.types.is_numeric_dtype(means) or not np.isfinite(means.astype(float)).all():
+        raise InputError(f"{path}: 'mean' must be finite numbers; make it with process_json_outputs.py")
     return results
 
 

@@ -149,6 +149,8 @@ def study_world(tmp_path_factory: pytest.TempPathFactory) -> StudyWorld:
     sae = root / "debiasing_methods" / "sae_weights" / "default" / "MSAE_toy.pth"
     SparseAutoencoder(encoder, torch.zeros(96), fit.T.contiguous(), center).save(sae)
     return StudyWorld(root, root / "toy.npz", sae)
+
+
 @pytest.fixture(scope="session")
 def save_tiny_clip() -> Callable[..., None]:
     """Write a model config and a checkpoint: ``save_tiny_clip(config, checkpoint, seed=0, **changes)``."""

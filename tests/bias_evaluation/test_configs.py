@@ -78,8 +78,11 @@ def write_config(folder: Path, documents: Documents) -> Path:
 
 
 def documents(change: Change | None = None) -> Documents:
-    """Make the three valid documents, with one change."""
-    made = copy.deepcopy({"celeba": DATASET, "backbones": BACKBONES, "methods": METHOD_OPTIONS})
+    """Make the valid documents, with one change."""
+    beside = {"settings": {"faces": {"bias": {"attribute": "race"}}}}  # all that is looked at
+    made = copy.deepcopy(
+        {"celeba": DATASET, "backbones": BACKBONES, "methods": METHOD_OPTIONS, "fairface": beside}
+    )
     if change is not None:
         change(made)
     return made
@@ -467,6 +470,10 @@ CASES: dict[str, tuple[Change, list[str]]] = {
         put("methods", "orth-cali", "by_bias_attribute", "race", value={"lamda": 1}),
         ["orth-cali: by_bias_attribute: race: 'lamda' is no option of orth-cali; its options: lam"],
     ),
+    "options for no bias attribute": (
+        put("methods", "orth-cali", "by_bias_attribute", value={"rase": {"lam": 1}}),
+        ["methods.yml: orth-cali: by_bias_attribute: unknown bias attribute 'rase'; choose from"],
+    ),
     "options of an attribute a number": (
         put("methods", "orth-cali", "by_bias_attribute", "race", value=3),
         ["orth-cali: by_bias_attribute: race: a mapping is needed, found 3"],
@@ -475,7 +482,7 @@ CASES: dict[str, tuple[Change, list[str]]] = {
     "seeds a number": (put("methods", "prism", "seeds", value=3), ["prism: 'seeds' must be a list, found 3"]),
     "seeds empty": (
         put("methods", "prism", "seeds", value=[]),
-        ["prism: 'seeds' must be a list of", "found []"],
+        ["prism: 'seeds' must be a list of", "found an empty list"],
     ),
     "seed negative": (put("methods", "prism", "seeds", value=[0, -1]), ["'seeds' must be", "found [0, -1]"]),
     "seed a boolean": (put("methods", "prism", "seeds", value=[True]), ["'seeds' must be", "found [True]"]),

@@ -385,8 +385,9 @@ def test_a_full_run_writes_one_file_a_result(world: World, capsys: pytest.Captur
             assert record["seed"] is None
             assert record["folds"] == FOLDS
             assert record["variant"] == ("SEM_b" if "sem-b" in name else None)
-            assert set(record["versions"]) == {"python", "torch", "numpy", "scipy", "open_clip_torch"}
-            components = {"config", "prompts", "weights", "text", "embeddings", "metadata", "folds"}
+            versions = {"python", "torch", "numpy", "scipy", "open_clip_torch", "code"}
+            assert set(record["versions"]) == versions
+            components = {"code", "config", "prompts", "weights", "text", "embeddings", "metadata", "folds"}
             assert set(record["digests"]) == components
             assert re.fullmatch("[0-9a-f]{64}", record["digest"])
             assert math.isfinite(record["mean"])
@@ -627,9 +628,9 @@ def test_published_results_are_not_taken_for_ours(world: World) -> None:
     ("content", "expected"),
     [
         ("{", "result file is not valid JSON: "),
-        ("{}", "is not a list of result records; move it away"),
-        ("[]", "is not a list of result records; move it away"),
-        ("[1]", "is not a list of result records; move it away"),
+        ("{}", "is not a list of result records"),
+        ("[]", "is not a list of result records"),
+        ("[1]", "is not a list of result records"),
     ],
 )
 def test_a_result_file_that_is_none(world: World, content: str, expected: str) -> None:
@@ -641,6 +642,8 @@ def test_a_result_file_that_is_none(world: World, content: str, expected: str) -
     assert expected in str(error.value)
     assert str(path) in str(error.value)
     assert path.read_text() == content
+    world.run("--methods", "vanilla", "--overwrite")
+    assert len(json.loads(path.read_text())) == len(METRICS["zs_classification"])
 
 
 # --- the grid ---------------------------------------------------------------------------------------------
@@ -897,7 +900,9 @@ def test_a_reference_part_without_a_class_is_found_before_anything_is_written(
     train[1] = np.resize(others, train.shape[1]) if len(others) < train.shape[1] else others[: train.shape[1]]
     train = train[:, : len(np.unique(train[1]))]
     train[1] = np.unique(train[1])[: train.shape[1]]
+    val = np.stack([np.setdiff1d(np.arange(N), rows)[: N - train.shape[1]] for rows in train])
     np.save(world.data / TRAIN_INDICES, train)
+    np.save(world.data / VAL_INDICES, val)
     assert world.cli("--methods", "vanilla", "bendvlm", "--settings", "word_color") == 2
     assert f"bendvlm needs reference images of every bias class, but fold 1 has none of '{value}'" in (
         capsys.readouterr().err
@@ -984,9 +989,10 @@ def strange_value(world: World) -> None:
 
 def class_absent(world: World) -> None:
     colors = pd.read_feather(world.data / METADATA)["color"]
-    val = np.load(world.data / VAL_INDICES)
-    red = np.flatnonzero(colors == "red")
-    val[1] = red[: val.shape[1]]
+    train, val = (np.load(world.data / name) for name in (TRAIN_INDICES, VAL_INDICES))
+    val[1] = np.flatnonzero(colors == "red")[: val.shape[1]]
+    train[1] = np.setdiff1d(np.arange(N), val[1])
+    np.save(world.data / TRAIN_INDICES, train)
     np.save(world.data / VAL_INDICES, val)
 
 

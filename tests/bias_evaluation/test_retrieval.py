@@ -128,3 +128,19 @@ def test_equals_naive_loops_on_random_scores() -> None:
     scores = [torch.from_numpy(random.normal(size=(5, 60))) for _ in range(4)]
     records = evaluate_retrieval(iter(scores), val, bias, ("a", "b", "c"), 7)
     np.testing.assert_allclose(records["kl"], _naive(scores, val, bias, 7), atol=1e-12)
+
+
+def test_one_image_and_all_images() -> None:
+    """K = 1: the retrieved class has all; K = N: everybody is retrieved, as the priors are."""
+    random = torch.Generator().manual_seed(0)
+    scores = [torch.randn(3, 4, generator=random) for _ in VAL]
+    whole = evaluate_retrieval(iter(scores), VAL, BIAS, ("a", "b"), 4, None)
+    for metric in ("kl", "max_skew"):
+        np.testing.assert_allclose(np.asarray(whole[metric]), 0, atol=1e-12)
+    one = evaluate_retrieval(iter(scores), VAL, BIAS, ("a", "b"), 1, None)
+    for fold, rows in enumerate(VAL):
+        for query, best in enumerate(scores[fold].argmax(dim=1).tolist()):
+            prior = np.mean(BIAS[rows] == BIAS[rows[best]])
+            expected = -math.log(prior)
+            np.testing.assert_allclose(np.asarray(one["kl"])[fold, query], expected, rtol=1e-12)
+            np.testing.assert_allclose(np.asarray(one["max_skew"])[fold, query], expected, rtol=1e-12)

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ import torch
 import import_release as command
 import main_eval
 import process_json_outputs
-from bias_evaluation.configs import load_backbones, load_dataset_config
+from bias_evaluation.configs import Backbone, load_backbones, load_dataset_config
 from bias_evaluation.datasets import load_evaluation_data
+from bias_evaluation.embeddings import find_embeddings
 from bias_evaluation.metadata import read_metadata
 from bias_evaluation.official_prompts import load_official
 from bias_evaluation.prism_texts import load_text_set
@@ -190,7 +192,9 @@ def run(checkout: Path, root: Path, *, overwrite: bool = False) -> Imported:
 
 
 def tree(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+    """Every file but the manifests of embeddings, which the import makes."""
+    files = [p for p in sorted(root.rglob("*")) if p.is_file() and not p.name.endswith(".manifest.json")]
+    return {str(p.relative_to(root)): p.read_bytes() for p in files}
 
 
 def refused(done: Imported, checkout: Path) -> dict[str, str]:
@@ -218,6 +222,21 @@ def test_a_checkout_goes_to_where_the_scripts_look(checkout: Path, root: Path) -
     assert load_text_set(root / "config" / "prism" / "official", "zs_classification", "waterbirds")
     assert load_prism_map(root / FILES[PRISM_FILE][1], dim=D).shape == (D, D)
     assert len(load_evaluation_data(root / "data" / "Waterbirds", "RN101", D).metadata) == N
+
+
+def test_imported_embeddings_are_known_for_what_they_are(
+    checkout: Path, root: Path, make_backbone: Callable[..., Backbone]
+) -> None:
+    """They are kept where the rows are those of the metadata, and refused where they are not."""
+    run(checkout, root)
+    folder, backbone = root / "data" / "Waterbirds", make_backbone(name="RN101", dim=D)
+    metadata = read_metadata(folder / "metadata.feather")
+    assert find_embeddings(backbone, folder, metadata) == root / FILES[EMBEDDINGS][1]
+    with pytest.raises(InputError, match="exists and was not made from this model"):
+        find_embeddings(backbone, folder, metadata[::-1])
+    metadata[::-1].reset_index(drop=True).to_feather(folder / "metadata.feather")
+    with pytest.raises(InputError, match="lists other images, or in another order"):
+        load_evaluation_data(folder, "RN101", D)
 
 
 def test_a_second_run_changes_nothing(checkout: Path, root: Path) -> None:
@@ -309,7 +328,7 @@ def test_overwriting_replaces_metadata_and_embeddings_together(checkout: Path, r
     assert done.refused == []
     assert (root / FILES[METADATA][1]).read_bytes() == (checkout / METADATA).read_bytes()
     assert target.read_bytes() == (checkout / EMBEDDINGS).read_bytes()
-    assert not manifest.exists()
+    assert "digest" not in json.loads(manifest.read_text())
 
 
 @pytest.mark.parametrize("there", ["other rows", "no metadata"])
