@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
@@ -71,10 +71,18 @@ class ImageRows(Dataset[tuple[int, Tensor | None, str]]):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # warnings about odd EXIF data would break the progress bar
-                with Image.open(self.folder / self.paths[row]) as image:
+                with Image.open(self.source(row)) as image:
                     return row, self.preprocess(image.convert("RGB")), ""
         except Exception as error:  # decoders raise many kinds for damaged images
             return row, None, f"{type(error).__name__}: {error}"
+
+    def source(self, row: int) -> Path | BinaryIO:
+        """Give what Pillow reads an image from: its file, or its bytes."""
+        return self.folder / self.paths[row]
+
+    def name(self, row: int) -> str:
+        """Name an image for messages."""
+        return str(self.folder / self.paths[row])
 
 
 def _collate(items: list[tuple[int, Tensor | None, str]]) -> Batch:
@@ -84,6 +92,11 @@ def _collate(items: list[tuple[int, Tensor | None, str]]) -> Batch:
         torch.stack(images) if images else None,
         [(row, why) for row, image, why in items if image is None],
     )
+
+
+def read_batch(dataset: ImageRows, rows: range) -> Batch:
+    """Load one batch here, on the CPU."""
+    return _collate([dataset[row] for row in rows])
 
 
 def _join(pieces: Sequence[Batch], device: str) -> Batch:
