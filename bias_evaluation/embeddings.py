@@ -121,7 +121,9 @@ def embed_dataset(
     images = run.images(encoder.preprocess)
     stream = stream or local_stream(encoder, workers)
     with dead_workers_as_input_errors():
-        _embed_shards(stream, images, shards, todo, sum(map(len, mine)), batch_size, run.target.name, progress)
+        _embed_shards(
+            stream, images, shards, todo, sum(map(len, mine)), batch_size, run.target.name, progress
+        )
     return run.finish(shards, skip_unreadable) if part is None else shards.folder
 
 
@@ -257,7 +259,7 @@ def local_stream(encoder: Encoder, workers: int) -> Stream:
     def stream(images: ImageRows, batches: Sequence[range], dtype: np.dtype) -> Iterator[Embedded]:
         with closing(read_batches(images, batches, workers=workers, device=encoder.device)) as loader:
             for batch in loader:
-                yield encode_batch(encoder, batch, images, dtype)
+                yield encode_batch(encoder, batch, images.name, dtype)
 
     return stream
 
@@ -303,7 +305,7 @@ def _write_shard(shards: Shards, rows: range, batches: Sequence[Embedded]) -> No
     shards.write(rows, embeddings, sorted(entry for batch in batches for entry in batch.unreadable))
 
 
-def encode_batch(encoder: Encoder, batch: Batch, images: ImageRows, dtype: np.dtype) -> Embedded:
+def encode_batch(encoder: Encoder, batch: Batch, name: Callable[[int], str], dtype: np.dtype) -> Embedded:
     """Embed a batch as it is stored, after a check that each row is finite and not zero.
 
     Raises
@@ -320,7 +322,7 @@ def encode_batch(encoder: Encoder, batch: Batch, images: ImageRows, dtype: np.dt
     for row, norm in zip(batch.rows, norms.tolist(), strict=True):
         if not 0 < norm < math.inf:
             raise InputError(
-                f"the embedding of {images.name(row)} is NaN, infinite or all zero; check the backbone's "
+                f"the embedding of {name(row)} is NaN, infinite or all zero; check the backbone's "
                 f"weights, or pass --precision fp32"
             )
     return Embedded(batch.rows, stored, batch.unreadable)

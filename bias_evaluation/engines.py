@@ -1,8 +1,8 @@
 """Where work runs: in this process, in one job of an array (``--shard i/n``), or on Ray (``--engine ray``).
 
-Ray is an optional extra (``pip install '.[ray]'``). Its tasks run the very command again with ``--shard i/n``,
-so an array of jobs and a cluster do the same things, and what is on disk says what is done. Nothing of Ray is
-imported unless it is asked for.
+Ray is an optional extra (``pip install '.[ray]'``). Its tasks run the very command again with ``--shard
+i/n``, so an array of jobs and a cluster do the same things, and what is on disk says what is done. Nothing of
+Ray is imported unless it is asked for.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def add_engine_options(parser: argparse._ActionsContainer) -> None:
         help="local: this process; ray: the Ray cluster that RAY_ADDRESS names, else a Ray of this machine's "
         "(default: %(default)s)",
     )
-    add("--shard", metavar="I/N", help="do part I (from 0) of N alone, e.g. in a job array; see docs/scale.md")
+    add(
+        "--shard", metavar="I/N", help="do part I (from 0) of N alone, e.g. in a job array; see docs/scale.md"
+    )
     add("--join", action="store_true", help="after all shards: check them and put them together")
 
 
@@ -212,7 +214,9 @@ def run_calls(calls: Sequence[Call], *, device: str, what: str) -> list[str]:
     with ray_session() as ray:
         remote = ray.remote(max_retries=_RETRIES, **resources_of_a_worker(ray, device))(_run_call)
         place = (str(Path.cwd()), torch.get_num_threads())
-        numbers = {remote.remote(call.module, list(call.arguments), *place): k for k, call in enumerate(calls)}
+        numbers = {
+            remote.remote(call.module, list(call.arguments), *place): k for k, call in enumerate(calls)
+        }
         outputs, errors = [""] * len(calls), {}
         waiting = list(numbers)
         with tqdm(total=len(calls), unit="task", desc=what) as bar:

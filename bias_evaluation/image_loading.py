@@ -11,8 +11,9 @@ import math
 import os
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -58,7 +59,8 @@ class ImageRows(Dataset[tuple[int, Tensor | None, str]]):
     """
 
     def __init__(self, folder: Path, paths: Sequence[str], preprocess: Callable[..., Tensor]) -> None:
-        self.folder, self.paths, self.preprocess = folder, paths, preprocess
+        self.folder, self.preprocess = folder, preprocess
+        self.paths: Sequence[str] | Mapping[int, str] = paths
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -79,6 +81,13 @@ class ImageRows(Dataset[tuple[int, Tensor | None, str]]):
     def source(self, row: int) -> Path | BinaryIO:
         """Give what Pillow reads an image from: its file, or its bytes."""
         return self.folder / self.paths[row]
+
+    def select(self, rows: range) -> ImageRows:
+        """Copy what some rows need, under the same row numbers, to send it to another process."""
+        chosen = copy(self)
+        chosen.folder = self.folder.resolve()
+        chosen.paths = {row: self.paths[row] for row in rows}
+        return chosen
 
     def name(self, row: int) -> str:
         """Name an image for messages."""

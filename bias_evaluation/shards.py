@@ -63,7 +63,7 @@ class Shards:
         self.run = sha256_json({**identity, "shard_rows": shard_rows})
         manifest = self.folder / "manifest.json"
         known = read_json(manifest, "manifest of partial embeddings") if manifest.is_file() else None
-        # Another process may just have made the folder; only what holds shards or says otherwise is another's.
+        # A folder without shards may have been made by another process of this run, just now.
         if known != self.run and (known is not None or _matrices(self.folder)):
             if shared:  # what to do with them is not for one of many jobs to decide
                 raise InputError(
@@ -106,7 +106,7 @@ class Shards:
             write_json(path.with_suffix(".json"), {**report, "unreadable": unreadable})
 
     def forget_unreadable(self, shards: Sequence[range]) -> None:
-        """Remove those of some shards with images that could not be read: these may have been mended since."""
+        """Remove those of some shards with unreadable images: these may have been mended since."""
         for rows in shards:
             if self._path(rows.start).is_file() and self._report(rows).get("unreadable"):
                 self.forget([rows.start])

@@ -49,10 +49,17 @@ class TarRows(ImageRows):
         super().__init__(folder, metadata["file_path"].astype(str).tolist(), preprocess)
         path = folder / SOURCE
         self._tar_folder = Path(Section(read_json(path, "list of tar files"), str(path)).take("folder", str))
-        self._tars, self._offsets, self._sizes = (metadata[column].to_numpy() for column in TAR_COLUMNS)
+        self._places = metadata[list(TAR_COLUMNS)].reset_index(drop=True)
+
+    def select(self, rows: range) -> TarRows:
+        """Copy what some rows need, under the same row numbers."""
+        chosen = super().select(rows)
+        chosen._places = self._places.loc[rows.start : rows.stop - 1]
+        return chosen
 
     def source(self, row: int) -> BinaryIO:
         """Read the bytes of an image."""
-        with (self._tar_folder / str(self._tars[row])).open("rb") as file:
-            file.seek(int(self._offsets[row]))
-            return io.BytesIO(file.read(int(self._sizes[row])))
+        tar, offset, size = self._places.loc[row]
+        with (self._tar_folder / tar).open("rb") as file:
+            file.seek(offset)
+            return io.BytesIO(file.read(size))
