@@ -274,8 +274,8 @@ def run_training(
         if todo and not train:
             missing = [one for one in maps if reports[one] is None]
             raise InputError(
-                f"{len(missing)} of {len(maps)} maps are not there, the first: {_path(missing[0], output)}; run "
-                f"the parts that have them again (maps that are there are kept)"
+                f"{len(missing)} of {len(maps)} maps are not there, the first: {_path(missing[0], output)}; "
+                f"run the parts that have them again (maps that are there are kept)"
             )
         bar.update(len(maps) - sum(map(len, todo)))
         for trained in _in_threads(lambda batch: _train(batch, sentences), todo):

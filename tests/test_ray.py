@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
@@ -25,7 +22,7 @@ from bias_evaluation.embeddings import embed_dataset
 from bias_evaluation.encoder import Encoder
 from bias_evaluation.metadata import build_metadata
 from bias_evaluation.shards import parts_folder
-from debiasing_methods import prism_training, zsdebias_training
+from debiasing_methods import zsdebias_training
 from debiasing_methods.errors import InputError
 from tests.bias_evaluation.conftest import make_backbone, save_tiny_clip, tiny_clip  # noqa: F401
 from tests.bias_evaluation.test_main_eval import World, template, world  # noqa: F401
@@ -60,7 +57,7 @@ def ray() -> Iterator[Any]:
 
 
 def descendants(pid: int) -> dict[int, str]:
-    """Processes that a process has started, and those that they have; pid → command line."""
+    """Find the processes that a process and its own have started; pid → command line."""
     found, parents = {}, {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -219,7 +216,7 @@ def test_prism_maps_are_the_local_ones(
     tmp_path: Path,
 ) -> None:
     training = command.root / "config" / "prism_training.yml"  # two kinds of maps: two tasks
-    training.write_text(training.read_text() + "digit_two_color: {num_samples: 20, lr: 0.01}\n")
+    training.write_text("digit_two_color: {num_samples: 20, lr: 0.01}\n" + training.read_text())
     arguments = ["--config", write_config(), "--CLIP_model", "tiny"]
     arguments += ["--text-embeddings", str(command.root / "text.npz")]
     assert command(*arguments, "--output_dir", str(tmp_path / "local")) == 0
