@@ -14,7 +14,7 @@ from bias_evaluation.embeddings import Stream, embed_dataset, find_embeddings, j
 from bias_evaluation.encoder import PRECISIONS, Encoder
 from bias_evaluation.engines import add_engine_options, check_engine_options
 from bias_evaluation.image_loading import usable_cores
-from bias_evaluation.metadata import build_metadata
+from bias_evaluation.metadata import METADATA, build_metadata
 from bias_evaluation.webdataset import build_tar_metadata
 from debiasing_methods.errors import InputError, run_main
 
@@ -80,7 +80,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--skip-unreadable", action="store_true", help="leave rows of unreadable images out, and record them"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace embeddings that are there")
-    add_engine_options(parser.add_argument_group("more than one process (docs/scale.md)"))
+    group = parser.add_argument_group("more than one process (docs/scale.md)")
+    add_engine_options(group)
+    group.add_argument(
+        "--metadata-only", action="store_true", help="make metadata.feather, once before --shard"
+    )
     return parser
 
 
@@ -92,7 +96,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError("--batch_size must be at least 1 and --workers at least 0")
     part = check_engine_options(args)
     backbone = get_backbone(args.model_id, args.backbones_file)
+    if part and (args.rebuild_metadata or not (args.dataset_path / METADATA).is_file()):
+        raise InputError(
+            f"--shard needs {args.dataset_path / METADATA}, the same for all: run the command once with "
+            f"--metadata-only in place of --shard"
+        )
     metadata = read_or_build_metadata(args)
+    if args.metadata_only:
+        print(f"{len(metadata)} images: {args.dataset_path / METADATA}")
+        return 0
     if not args.overwrite and (
         kept := find_embeddings(backbone, args.dataset_path, metadata, args.precision)
     ):

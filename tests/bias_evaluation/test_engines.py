@@ -91,6 +91,16 @@ def target(folder: Path) -> Path:
     return folder / "CLIP_tiny_embeddings.npy"
 
 
+def test_parts_need_metadata_that_are_there(
+    embed: Callable[..., int], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert embed("--shard", "0/2") == 2
+    assert "run the command once with --metadata-only" in capsys.readouterr().err
+    assert embed("--metadata-only") == 0
+    assert [path.name for path in folder.iterdir() if path.is_file()] == ["metadata.feather"]
+    assert embed("--shard", "0/2", "--rebuild-metadata") == 2
+
+
 def test_joined_parts_are_the_whole_run_to_the_last_bit(embed: Callable[..., int], target: Path) -> None:
     assert embed() == 0
     whole = target.read_bytes(), target.with_suffix(".manifest.json").read_bytes()
@@ -116,6 +126,7 @@ BREAKS = {
 def test_a_shard_that_does_not_fit_is_one_line_and_the_others_are_kept(
     embed: Callable[..., int], target: Path, what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert embed("--metadata-only") == 0
     assert embed("--shard", "0/1") == 0
     parts = parts_folder(target)
     first, second = parts / "000000008.npy", parts / "000000016.npy"
@@ -149,6 +160,7 @@ def test_parts_of_another_run_are_not_mixed(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    assert embed("--metadata-only") == 0
     assert embed("--shard", "0/2") == 0
     kept = sorted(parts_folder(target).iterdir())
     monkeypatch.setattr(embeddings, "SHARD_ROWS", 2 * SHARD)
@@ -163,6 +175,7 @@ def test_unreadable_images_of_parts_show_when_they_are_joined(
 ) -> None:
     for row in (3, 30):
         (folder / "images" / "person" / f"{row:03d}.png").write_text("no image")
+    assert embed("--metadata-only") == 0
     assert embed("--shard", "0/2") == embed("--shard", "1/2") == 0
     assert embed("--join", "--skip-unreadable") == 0
     assert len(np.load(target)) == N - 2
