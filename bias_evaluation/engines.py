@@ -29,7 +29,7 @@ ENGINES = ("local", "ray")
 _ROOT = str(Path(__file__).resolve().parents[1])
 _CONNECT_SECONDS = 5.0  # to open a connection to a cluster
 _ANSWER_SECONDS = 15.0  # for its head to say that it is well; Ray itself would wait for minutes
-_RETRIES = 3  # of a task whose worker was lost
+RETRIES = 3  # of a task whose worker was lost
 
 
 # --- parts of a command's work ----------------------------------------------------------------------------
@@ -159,6 +159,18 @@ def _check_reachable(address: str) -> None:
         raise InputError(f"{_named(address)}: what listens there does not answer as a Ray head; {advice}")
 
 
+def lost_worker_errors(ray: ModuleType) -> tuple[type[Exception], ...]:
+    """List what Ray raises where a worker was lost too often; errors of our own code are not among it."""
+    names = (
+        "WorkerCrashedError",
+        "OutOfMemoryError",
+        "NodeDiedError",
+        "ActorDiedError",
+        "ActorUnavailableError",
+    )
+    return tuple(getattr(ray.exceptions, name) for name in names)
+
+
 def resources_of_a_worker(ray: ModuleType, device: str) -> dict[str, int]:
     """Resources that a worker asks for: as many cores as torch has threads here, and a GPU for 'cuda'.
 
@@ -212,7 +224,7 @@ def run_calls(calls: Sequence[Call], *, device: str, what: str) -> list[str]:
     if not calls:
         return []
     with ray_session() as ray:
-        remote = ray.remote(max_retries=_RETRIES, **resources_of_a_worker(ray, device))(_run_call)
+        remote = ray.remote(max_retries=RETRIES, **resources_of_a_worker(ray, device))(_run_call)
         place = (str(Path.cwd()), torch.get_num_threads())
         numbers = {
             remote.remote(call.module, list(call.arguments), *place): k for k, call in enumerate(calls)
@@ -233,8 +245,8 @@ def _outcome(ray: ModuleType, done: Any) -> tuple[str, str]:
     """Output and error line of a task."""
     try:
         return ray.get(done)
-    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
-        return "", f"its worker was lost {_RETRIES + 1} times ({_first_line(error)})"
+    except lost_worker_errors(ray) as error:
+        return "", f"its worker was lost {RETRIES + 1} times ({_first_line(error)})"
 
 
 def _raise_first(calls: Sequence[Call], errors: Mapping[int, str]) -> None:

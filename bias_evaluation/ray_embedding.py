@@ -20,9 +20,11 @@ import numpy as np
 from bias_evaluation.configs import Backbone
 from bias_evaluation.embeddings import Embedded, Stream, encode_batch
 from bias_evaluation.encoder import Encoder, encoder_digest
-from bias_evaluation.engines import ray_session, resources_of_a_worker
+from bias_evaluation.engines import RETRIES, lost_worker_errors, ray_session, resources_of_a_worker
 from bias_evaluation.image_loading import ImageRows, read_batch
 from debiasing_methods.errors import InputError
+
+_RESTARTS = 20  # of an actor that was lost
 
 
 def ray_stream(backbone: Backbone, *, device: str, precision: str) -> Stream:
@@ -51,11 +53,17 @@ def ray_stream(backbone: Backbone, *, device: str, precision: str) -> Stream:
             make = {"backbone": backbone, "device": device, "precision": precision, "dtype": dtype}
             make |= {"digest": encoder_digest(backbone), "folder": str(Path.cwd()), "threads": _threads()}
             flow = _flow(ray, [(images.select(rows), rows) for rows in batches], make)
-            for row in flow.iter_rows():
-                done = pickle.loads(row["done"])  # our own workers' words
-                if isinstance(done, str):
-                    raise InputError(f"{done}; finished shards are kept")
-                yield done
+            try:
+                for row in flow.iter_rows():
+                    done = pickle.loads(row["done"])  # our own workers' words
+                    if isinstance(done, str):
+                        raise InputError(f"{done}; finished shards are kept")
+                    yield done
+            except lost_worker_errors(ray):
+                raise InputError(
+                    "workers were lost again and again, most often for lack of memory; run the command again "
+                    "with a smaller --batch_size: finished shards are kept"
+                ) from None
 
     return stream
 
@@ -79,11 +87,13 @@ def _flow(ray: Any, work: Sequence[tuple[ImageRows, range]], make: dict[str, Any
     else:  # decoding is a few per cent of the model's work there, and must not wait for a core of its own
         workers = max(1, int(total["CPU"]) // resources["num_cpus"])
         reading = {"num_cpus": 0, "concurrency": workers}
+    # A batch that ends each worker that takes it must not be tried for ever, nor a model that does not fit.
+    retries = {"max_task_retries": RETRIES, "max_restarts": _RESTARTS}
     rows = [{"work": ray.cloudpickle.dumps(each)} for each in work]
     return (
         ray.data.from_items(rows, override_num_blocks=len(rows))
-        .map(_read, **reading)
-        .map(_Model, fn_constructor_kwargs=make, concurrency=min(workers, len(rows)), **resources)
+        .map(_read, max_retries=RETRIES, **reading)
+        .map(_Model, fn_constructor_kwargs=make, concurrency=min(workers, len(rows)), **resources, **retries)
     )
 
 

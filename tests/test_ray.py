@@ -180,6 +180,29 @@ def test_a_worker_with_other_weights_is_one_line_and_shards_are_kept(
     assert sorted(path.name for path in interrupted.glob("0*.npy")) == kept != []
 
 
+def test_an_image_that_ends_every_worker_is_one_line_and_shards_are_kept(
+    make_backbone: Callable[..., Backbone],  # noqa: F811
+    images: Path,
+) -> None:
+    backbone = make_backbone()
+    encoder = Encoder(backbone)
+    preprocess = encoder.preprocess
+
+    def ends(image: Image.Image) -> Any:
+        if image.getpixel((0, 0)) == (1, 2, 3):
+            os._exit(1)
+        return preprocess(image)
+
+    poison = Image.open(images / "images" / "person" / f"{N - 1:03d}.png").convert("RGB")
+    poison.putpixel((0, 0), (1, 2, 3))
+    poison.save(images / "images" / "person" / f"{N - 1:03d}.png")
+    encoder.preprocess = ends
+    with pytest.raises(InputError, match="workers were lost again and again"):
+        embed(encoder, images, stream=on_ray(backbone))
+    kept = list(parts_folder(images / "CLIP_tiny_embeddings.npy").glob("0*.npy"))
+    assert 0 < len(kept) < N // SHARD
+
+
 # --- results and trainings --------------------------------------------------------------------------------
 
 
