@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from bias_evaluation.configs import DatasetConfig
 from bias_evaluation.encoder import check_device
+from bias_evaluation.engines import Call, Part, add_engine_options, check_engine_options, run_calls
 from bias_evaluation.flat_configs import load_configs
 from bias_evaluation.grid import RunOptions, Selection, State, check_selection, plan
 from bias_evaluation.results import ResultKey, differences, write_records
@@ -89,6 +90,10 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="leave out results that lack something, instead of stopping",
     )
+    group = parser.add_argument_group("more than one process: parts are datasets x backbones (docs/scale.md)")
+    add_engine_options(group)
+    text = "encode the prompts of all results, and stop: once before --shard, so that parts need no model"
+    group.add_argument("--text-only", action="store_true", help=text)
     return parser
 
 
@@ -104,16 +109,20 @@ def run_options(args: argparse.Namespace, config: DatasetConfig) -> RunOptions:
     )
 
 
-def make_grid(args: argparse.Namespace) -> list[Item]:
-    """List the results of the configs that the selectors allow, each with its state."""
+def make_grid(args: argparse.Namespace, part: Part | None = None) -> list[Item]:
+    """List the results of the configs that the selectors allow, or those of a part, each with its state."""
     if args.retrieval_k is not None and args.retrieval_k < 1:
         raise InputError(f"--retrieval-k must be at least 1, got {args.retrieval_k}")
-    check_device(args.device)
+    if args.engine == "local":
+        check_device(args.device)
     configs = load_configs(args.config)
     selection = Selection(args.settings, args.backbones, args.methods, args.seeds)
     check_selection(configs, selection)
     planned = [(config, key) for config in configs for key in plan(config, selection)]
     check_plan(planned, args.text_embeddings)
+    if part:
+        mine = part.of(places(key for _, key in planned))
+        planned = [(config, key) for config, key in planned if place_of(key) in mine]
     memo, workspaces, grid = Memo(), {}, []
     for config, key in planned:
         options = run_options(args, config)
@@ -125,6 +134,16 @@ def make_grid(args: argparse.Namespace) -> list[Item]:
             workspaces[place] = Workspace(replace(config, folder=folder), key.backbone, options, memo)
         grid.append(Item(key, workspaces[place].state(key), workspaces[place]))
     return grid
+
+
+def place_of(key: ResultKey) -> tuple[str, str]:
+    """Tell which part of the work a result belongs to: its dataset and backbone."""
+    return key.dataset, key.backbone.name
+
+
+def places(keys: Iterable[ResultKey]) -> list[tuple[str, str]]:
+    """List the datasets and backbones of some results, in order."""
+    return list(dict.fromkeys(map(place_of, keys)))
 
 
 def check_plan(planned: Sequence[tuple[DatasetConfig, ResultKey]], text_embeddings: Path | None) -> None:
@@ -219,17 +238,67 @@ def run(work: list[Item]) -> int:
     return computed
 
 
+def encode_text(work: list[Item]) -> None:
+    """Encode and keep the prompts of some results, in the order in which `run` would."""
+    parts: dict[Workspace, list[ResultKey]] = {}
+    for item in work:
+        parts.setdefault(item.workspace, []).append(item.key)
+    for workspace, keys in parts.items():
+        workspace.ensure_text(keys)
+
+
+def run_on_ray(argv: Sequence[str], args: argparse.Namespace, grid: list[Item], work: list[Item]) -> None:
+    """Compute results as Ray tasks, one for each dataset and backbone, after the text of each backbone."""
+    wanted = {place_of(item.key): item.key for item in work}
+    if args.text_embeddings is None:
+        names = dict.fromkeys(backbone for _, backbone in wanted)
+        texts = [
+            Call("main_eval", [*argv, "--engine", "local", "--text-only", "--backbones", name], name)
+            for name in names
+        ]
+        run_calls(texts, device=args.device, what="encoding text")
+    everywhere = places(item.key for item in grid)
+    calls = [
+        Call("main_eval", [*argv, "--engine", "local", "--shard", f"{k}/{len(everywhere)}"], " ".join(place))
+        for k, place in enumerate(everywhere)
+        if place in wanted
+    ]
+    run_calls(calls, device=args.device, what="evaluating")
+
+
+def check_all_done(work: list[Item], n: int) -> None:
+    """Raise where results are still to be computed."""
+    if work:
+        raise InputError(
+            f"{len(work)} of {n} results are not there, the first: {work[0].path}; run the parts that have "
+            f"them again (results that are there are kept)"
+        )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = build_parser().parse_args(argv)
-    grid = make_grid(args)
+    part = check_engine_options(args)
+    grid = make_grid(args, part)
+    if not grid:
+        print(f"part {part} has no result: there are fewer datasets and backbones than parts")
+        return 0
     if args.dry_run:
         print_grid(grid)
         return 0
-    work = select_work(grid, overwrite=args.overwrite, skip_missing=args.skip_missing)
+    work = select_work(grid, overwrite=args.overwrite and not args.join, skip_missing=args.skip_missing)
+    if args.text_only:
+        encode_text(work)
+        return 0
     for folder in {item.workspace.options.output_dir for item in grid}:
         remove_abandoned(folder)
-    computed = run(work) if work else 0
+    computed = len(work)
+    if args.join:
+        check_all_done(work, len(grid))
+    elif work and args.engine == "ray":
+        run_on_ray(sys.argv[1:] if argv is None else argv, args, grid, work)
+    elif work:
+        computed = run(work)
     others = len(work) - computed
     elsewhere = f" ({others} left to another run, which is at them)" if others else ""
     lacking = sum(item.state.kind == "lacks" for item in grid)

@@ -7,12 +7,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bias_evaluation.configs import DATASETS, get_backbone
+import pandas as pd
+
+from bias_evaluation.configs import DATASETS, Backbone, get_backbone
 from bias_evaluation.datasets import read_manifest
-from bias_evaluation.embeddings import embed_dataset, find_embeddings
+from bias_evaluation.embeddings import Stream, embed_dataset, find_embeddings, join_dataset
 from bias_evaluation.encoder import PRECISIONS, Encoder, check_device, existing_checkpoint
+from bias_evaluation.engines import add_engine_options, check_engine_options
 from bias_evaluation.image_loading import usable_cores
-from bias_evaluation.metadata import build_metadata
+from bias_evaluation.metadata import METADATA, build_metadata
+from bias_evaluation.webdataset import build_tar_metadata
 from debiasing_methods.errors import InputError, run_main
 
 _BACKBONES = Path(__file__).resolve().parent / "config" / "backbones.yml"
@@ -36,6 +40,12 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"which dataset the folder holds: {', '.join(DATASETS)}; or another, with metadata.feather",
     )
     parser.add_argument("--dataset_path", "--dataset-path", required=True, type=Path, help="dataset folder")
+    parser.add_argument(
+        "--webdataset",
+        metavar="PATTERN",
+        help="take the images from tar files as img2dataset writes them, e.g. 'DIR/{00000..00009}.tar'; "
+        "metadata (keys, captions, Parquet columns) and embeddings go to the dataset folder",
+    )
     parser.add_argument(
         "--batch_size", "--batch-size", type=int, default=64, help="images a forward pass (default: 64)"
     )
@@ -71,6 +81,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--skip-unreadable", action="store_true", help="leave rows of unreadable images out, and record them"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace embeddings that are there")
+    group = parser.add_argument_group("more than one process (docs/scale.md)")
+    add_engine_options(group)
+    group.add_argument(
+        "--metadata-only", action="store_true", help="make metadata.feather, once before --shard"
+    )
     return parser
 
 
@@ -80,10 +95,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     workers = usable_cores() if args.workers is None else args.workers
     if args.batch_size < 1 or workers < 0:
         raise InputError("--batch_size must be at least 1 and --workers at least 0")
+    part = check_engine_options(args)
     backbone = get_backbone(args.model_id, args.backbones_file)
     check_device(args.device)
     existing_checkpoint(backbone)  # before the metadata, which is written
-    metadata = build_metadata(args.dataset_name, args.dataset_path, rebuild=args.rebuild_metadata)
+    if part and (args.rebuild_metadata or not (args.dataset_path / METADATA).is_file()):
+        raise InputError(
+            f"--shard needs {args.dataset_path / METADATA}, the same for all: run the command once with "
+            f"--metadata-only in place of --shard"
+        )
+    metadata = read_or_build_metadata(args)
+    if args.metadata_only:
+        print(f"{len(metadata)} images: {args.dataset_path / METADATA}")
+        return 0
     if not args.overwrite and (
         kept := find_embeddings(backbone, args.dataset_path, metadata, args.precision)
     ):
@@ -91,20 +115,45 @@ def main(argv: Sequence[str] | None = None) -> int:
         made = f"imported from {source}" if source else "made from the same model, precision and images"
         print(f"kept {kept}: {made}")
         return 0
+    options = {
+        "precision": args.precision,
+        "skip_unreadable": args.skip_unreadable,
+        "overwrite": args.overwrite,
+    }
+    if args.join:
+        print(f"wrote {join_dataset(backbone, args.dataset_path, metadata, **options)}")
+        return 0
     if args.precision == "fp16" and args.device == "cpu":
         print("warning: fp16 is slow on most CPUs; see --precision in --help", file=sys.stderr)
+    encoder, stream = load_encoder(args, backbone)
     target = embed_dataset(
-        Encoder(backbone, device=args.device, precision=args.precision),
+        encoder,
         args.dataset_path,
         metadata,
         batch_size=args.batch_size,
         workers=workers,
-        precision=args.precision,
-        skip_unreadable=args.skip_unreadable,
-        overwrite=args.overwrite,
+        stream=stream,
+        part=part,
+        **options,
     )
-    print(f"wrote {target}")
+    print(f"wrote {target}" if part is None else f"wrote part {part} into {target}; --join puts all together")
     return 0
+
+
+def read_or_build_metadata(args: argparse.Namespace) -> pd.DataFrame:
+    """Read the metadata of the folder, or make it from label files or tar files."""
+    if args.webdataset is None:
+        return build_metadata(args.dataset_name, args.dataset_path, rebuild=args.rebuild_metadata)
+    return build_tar_metadata(args.webdataset, args.dataset_path, rebuild=args.rebuild_metadata)
+
+
+def load_encoder(args: argparse.Namespace, backbone: Backbone) -> tuple[Encoder, Stream | None]:
+    """Load the model, and choose who computes: on Ray this process needs its preprocessing alone."""
+    if args.engine == "local":
+        return Encoder(backbone, device=args.device, precision=args.precision), None
+    from bias_evaluation.ray_embedding import ray_stream
+
+    return Encoder(backbone), ray_stream(backbone, device=args.device, precision=args.precision)
 
 
 if __name__ == "__main__":

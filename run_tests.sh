@@ -3,6 +3,7 @@
 #
 #   bash run_tests.sh                        everything
 #   bash run_tests.sh -k metrics -x          arguments go to pytest
+#   WITH_RAY=1 bash run_tests.sh             with Ray, without which the tests of --engine ray are skipped
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 

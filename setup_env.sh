@@ -13,6 +13,8 @@
 #       takes torch and torchvision from this package index. On Linux the default build of torch brings several
 #       GB of CUDA libraries along, of no use without an NVIDIA GPU; PyTorch's installation page names an index
 #       of builds for the CPU alone. It counts when .venv is made; to change it later, delete .venv first.
+#   WITH_RAY=1 bash setup_env.sh
+#       adds Ray, which --engine ray needs. Where it cannot be installed, a line says so, and the rest is usable.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 
@@ -96,8 +98,20 @@ up_to_date() {
     [ "$(cat "$stamp")" = "$(wanted_stamp "$venv/bin/python")" ]
 }
 
+has_extras() {
+    [ -z "${WITH_RAY:-}" ] || "$venv/bin/python" -c \
+        'import sys; from importlib.util import find_spec; sys.exit(find_spec("ray") is None)'
+}
+
+add_extras() {
+    has_extras && return
+    say "installing Ray"
+    (install -c requirements.lock 'ray[data]') || say "Ray could NOT be installed: --engine ray is not usable," \
+        "and its tests are skipped"
+}
+
 [ -z "${PYTHON:-}" ] || find_python >/dev/null  # a wrong PYTHON is an error even where .venv would do
-if up_to_date; then exit 0; fi
+if up_to_date && has_extras; then exit 0; fi
 
 # Two at once must not install into one folder. The lock is taken on a file that is there anyway, opened to
 # append (a network file system locks no file that is open for reading only); nothing is written to it.
@@ -106,7 +120,7 @@ if command -v flock >/dev/null 2>&1; then
     flock --nonblock 9 || { say "waiting for another setup_env.sh in this folder"; flock 9; }
 fi
 
-if up_to_date; then exit 0; fi  # the other one has done it
+if up_to_date; then add_extras; exit 0; fi  # the other one has done it, or extras alone are missing
 rm -f "$stamp"
 usable || make_venv
 : >"$unfinished"
@@ -115,3 +129,4 @@ wanted_stamp "$venv/bin/python" >"$stamp.new"
 mv "$stamp.new" "$stamp"
 rm -f "$unfinished"
 say "$venv is ready"
+add_extras

@@ -98,10 +98,15 @@ def make_folds(n: int, k_folds: int = 10, val_proportion: float = 0.5) -> tuple[
 
 def save_array(path: Path, array: np.ndarray) -> None:
     """Write a ``.npy`` file atomically."""
-    buffer = io.BytesIO()  # NumPy's own writing does not say that the disk is full
-    np.save(buffer, array, allow_pickle=False)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+        temporary.write_bytes(array_bytes(array))
+
+
+def array_bytes(array: np.ndarray) -> memoryview:
+    """Return the content of a ``.npy`` file; NumPy's own writing does not say that the disk is full."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getbuffer()
 
 
 def load_array(path: Path, what: str, make: str) -> np.ndarray:

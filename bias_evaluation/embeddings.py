@@ -1,7 +1,8 @@
-"""Image embeddings of a whole dataset: decoded in worker processes, written in shards, joined at the end.
+"""Image embeddings of a whole dataset: computed batch by batch, written in shards, joined at the end.
 
 A killed run leaves finished shards behind and goes on from them. The final `.npy` appears only when every
-row is there.
+row is there. Who computes the batches is exchangeable (`Stream`): this process with its decoding workers, or
+Ray (`ray_embedding.py`); the jobs of an array each write some of the shards (`part`), and one joins them.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import math
 import shutil
 import sys
-from collections.abc import Sequence
-from contextlib import closing
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,10 +22,12 @@ from tqdm import tqdm
 from bias_evaluation.configs import Backbone
 from bias_evaluation.datasets import RELEASE, embeddings_name, images_digest, manifest_path, read_manifest
 from bias_evaluation.encoder import Encoder, encoder_digest
+from bias_evaluation.engines import Part
 from bias_evaluation.image_loading import Batch, ImageRows, dead_workers_as_input_errors, read_batches
 from bias_evaluation.metadata import METADATA, SKIPPED, write_metadata
 from bias_evaluation.results import versions
-from bias_evaluation.shards import Shards, joined_path, parts_folder
+from bias_evaluation.shards import Shards, Unreadable, joined_path, parts_folder
+from bias_evaluation.tar_images import TarRows, in_tars
 from debiasing_methods.errors import InputError
 from debiasing_methods.files import read_json, sha256_json, write_json
 from debiasing_methods.locks import exclusive, remove_abandoned
@@ -33,7 +36,27 @@ SHARD_ROWS = 4096
 # Always the same columns in the same places; the rate stays images a second where a model is slower than one.
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
 
-Unreadable = list[tuple[int, str]]  # row, reason
+
+class Embedded(NamedTuple):
+    """A batch, computed.
+
+    Attributes
+    ----------
+    rows : list of int
+        Rows of the readable images.
+    embeddings : ndarray of shape (n, d)
+        Theirs, raw, in the stored dtype.
+    unreadable : list of tuple of int and str
+        Row and reason of each image that cannot be read.
+    """
+
+    rows: list[int]
+    embeddings: np.ndarray
+    unreadable: Unreadable
+
+
+# Images, the rows of each batch and the stored dtype → the batches, computed, in whatever order.
+Stream = Callable[[ImageRows, Sequence[range], np.dtype], Iterator[Embedded]]
 
 
 def embed_dataset(
@@ -47,8 +70,10 @@ def embed_dataset(
     skip_unreadable: bool = False,
     overwrite: bool = False,
     progress: bool = True,
+    stream: Stream | None = None,
+    part: Part | None = None,
 ) -> Path:
-    """Embed every image of a dataset.
+    """Embed every image of a dataset, or a part of them.
 
     Parameters
     ----------
@@ -56,7 +81,8 @@ def embed_dataset(
     folder : pathlib.Path
         Dataset folder; the embeddings are written into it.
     metadata : pandas.DataFrame
-        One row an image, `file_path` relative to the folder.
+        One row an image, `file_path` relative to the folder; or images in tar files, as
+        `bias_evaluation.webdataset` lists them.
     batch_size : int
         Images a forward pass. A batch never reaches beyond its shard, so that a run that goes on computes
         the batches that it would have computed undisturbed.
@@ -70,11 +96,15 @@ def embed_dataset(
         Replace embeddings that are there; without it the same ones are kept.
     progress : bool
         Show a progress bar.
+    stream : callable, optional
+        Computes the batches in place of this process, which then uses the encoder's preprocessing alone.
+    part : Part, optional
+        Write the shards of this part alone, and join nothing: `join_dataset` does when all are there.
 
     Returns
     -------
     pathlib.Path
-        ``CLIP_<backbone>_embeddings.npy``, ``(N, d)``, raw.
+        ``CLIP_<backbone>_embeddings.npy``, ``(N, d)``, raw; with `part` the folder of the shards.
 
     Raises
     ------
@@ -83,72 +113,100 @@ def embed_dataset(
         there already, an embedding is not finite, a decoding process was ended from outside, or another
         process is making the same file.
     """
-    with exclusive(folder / embeddings_name(encoder.backbone.name)):
-        return _embed_dataset(
-            encoder, folder, metadata, batch_size, workers, precision, skip_unreadable, overwrite, progress
-        )
-
-
-def _embed_dataset(
-    encoder: Encoder,
-    folder: Path,
-    metadata: pd.DataFrame,
-    batch_size: int,
-    workers: int,
-    precision: str,
-    skip_unreadable: bool,
-    overwrite: bool,
-    progress: bool,
-) -> Path:
-    """Do the work of `embed_dataset`, alone at its file."""
     if not overwrite and (done := find_embeddings(encoder.backbone, folder, metadata, precision)):
         return done
-    paths = _image_paths(folder, metadata)
-    target = folder / embeddings_name(encoder.backbone.name)
-    identity = _identity(encoder.backbone, precision, paths)
-    if _finish_killed(target, sha256_json(identity)):
-        return target
-    dtype = np.dtype(np.float32 if precision == "fp32" else np.float16)
-    shards = Shards(
-        target, identity, n=len(paths), dim=encoder.backbone.dim, dtype=dtype, shard_rows=SHARD_ROWS
-    )
-    shards.forget_unreadable()
-    images = ImageRows(folder, paths, encoder.preprocess)
-    with dead_workers_as_input_errors():
-        bad = _embed_shards(encoder, images, shards, batch_size, workers, progress)
-    keep = np.ones(len(paths), bool)
-    if bad := sorted(bad):
-        _report_unreadable(bad, paths, folder, skip_unreadable, shards)
-        keep[[row for row, _ in bad]] = False
-        _check_no_others(target)
-    joined = shards.join(keep)
-    kept = [path for path, kept in zip(paths, keep, strict=True) if kept]
-    digest = sha256_json({**identity, "images": kept})
-    for path in (
-        manifest_path(target),
-        target,
-    ):  # so that no manifest ever stands beside embeddings of another
-        path.unlink(missing_ok=True)
-    facts = {"digest": digest, "images": images_digest(metadata[keep]), "precision": precision}
-    write_json(manifest_path(target), {**facts, **versions()})
-    if bad:
-        _drop_rows(folder, metadata, keep, bad)
-    joined.replace(target)
-    shards.discard()
-    return target
+    run = _Run(encoder.backbone, folder, metadata, precision)
+    with nullcontext() if part else exclusive(run.target):  # parts are written by many
+        if part is None and run.finish_killed():
+            return run.target
+        shards = run.shards(shared=part is not None)
+        mine = shards.all() if part is None else part.of(shards.all())
+        shards.forget_unreadable(mine)
+        todo = sorted(set(shards.todo()) & set(mine), key=lambda rows: rows.start)
+        images, n = run.images(encoder.preprocess), sum(map(len, mine))
+        stream = stream or local_stream(encoder, workers)
+        with dead_workers_as_input_errors():
+            _embed_shards(stream, images, shards, todo, n, batch_size, run.target.name, progress)
+        return run.finish(shards, skip_unreadable) if part is None else shards.folder
 
 
-def _finish_killed(target: Path, digest: str) -> bool:
-    """Put joined embeddings in place whose run was killed just before, with rows left out of the metadata.
+def join_dataset(
+    backbone: Backbone,
+    folder: Path,
+    metadata: pd.DataFrame,
+    *,
+    precision: str = "fp32",
+    skip_unreadable: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Check the shards that parts have written, and join them; parameters as for `embed_dataset`.
 
-    The manifest is written between the joined file and those rows, and neither stands beside an older target.
+    Raises
+    ------
+    InputError
+        A shard is missing, damaged, doubled, or of another run (all are kept), or images are unreadable.
     """
-    joined = joined_path(target)
-    if target.exists() or not joined.is_file() or read_manifest(target).get("digest") != digest:
-        return False
-    joined.replace(target)
-    shutil.rmtree(parts_folder(target))
-    return True
+    if not overwrite and (done := find_embeddings(backbone, folder, metadata, precision)):
+        return done
+    run = _Run(backbone, folder, metadata, precision)
+    with exclusive(run.target):
+        return run.target if run.finish_killed() else run.finish(run.shards(shared=True), skip_unreadable)
+
+
+class _Run:
+    """What the embeddings of a dataset are made from, and how shards become the final file."""
+
+    def __init__(self, backbone: Backbone, folder: Path, metadata: pd.DataFrame, precision: str) -> None:
+        self._backbone, self._folder, self._metadata, self._precision = backbone, folder, metadata, precision
+        self._paths = _image_paths(folder, metadata)
+        self._identity = _identity(backbone, precision, self._paths)
+        self.target = folder / embeddings_name(backbone.name)
+
+    def shards(self, *, shared: bool) -> Shards:
+        """Open the folder of shards."""
+        dtype = np.dtype(np.float32 if self._precision == "fp32" else np.float16)
+        shape = {"n": len(self._paths), "dim": self._backbone.dim, "shard_rows": SHARD_ROWS}
+        return Shards(self.target, self._identity, dtype=dtype, shared=shared, **shape)
+
+    def images(self, preprocess: Callable) -> ImageRows:
+        """Open the images, files of the folder or members of tar files."""
+        if in_tars(self._metadata):
+            return TarRows(self._folder, self._metadata, preprocess)
+        return ImageRows(self._folder, self._paths, preprocess)
+
+    def finish(self, shards: Shards, skip_unreadable: bool) -> Path:
+        """Check the shards, join the rows that are to be kept, and put the file in its place."""
+        paths, folder, target = self._paths, self._folder, self.target
+        keep = np.ones(len(paths), bool)
+        if bad := shards.check():
+            _report_unreadable(bad, paths, folder, skip_unreadable, shards)
+            keep[[row for row, _ in bad]] = False
+            _check_no_others(target)
+        joined = shards.join(keep)
+        kept = [path for path, kept in zip(paths, keep, strict=True) if kept]
+        digest = sha256_json({**self._identity, "images": kept})
+        for path in (manifest_path(target), target):  # so that none ever stands beside one of another run
+            path.unlink(missing_ok=True)
+        facts = {"digest": digest, "images": images_digest(self._metadata[keep])}
+        write_json(manifest_path(target), {**facts, "precision": self._precision, **versions()})
+        if bad:
+            _drop_rows(folder, self._metadata, keep, bad)
+        joined.replace(target)
+        shards.discard()
+        return target
+
+    def finish_killed(self) -> bool:
+        """Put joined embeddings in place whose run was killed just before the last step.
+
+        The manifest is written between the joined file and those rows, and neither stands beside an older
+        target.
+        """
+        joined, digest = joined_path(self.target), sha256_json(self._identity)
+        if self.target.exists() or not joined.is_file() or read_manifest(self.target).get("digest") != digest:
+            return False
+        joined.replace(self.target)
+        shutil.rmtree(parts_folder(self.target))
+        return True
 
 
 def find_embeddings(
@@ -212,38 +270,68 @@ def _identity(backbone: Backbone, precision: str, paths: list[str]) -> dict[str,
 # --- computing --------------------------------------------------------------------------------------------
 
 
+def local_stream(encoder: Encoder, workers: int) -> Stream:
+    """Compute batches here, in order, with one loader for all of them."""
+
+    def stream(images: ImageRows, batches: Sequence[range], dtype: np.dtype) -> Iterator[Embedded]:
+        with closing(read_batches(images, batches, workers=workers, device=encoder.device)) as loader:
+            for batch in loader:
+                yield encode_batch(encoder, batch, images.name, dtype)
+
+    return stream
+
+
 def _embed_shards(
-    encoder: Encoder, images: ImageRows, shards: Shards, batch_size: int, workers: int, progress: bool
-) -> Unreadable:
-    """Embed the shards that are not there yet, with one loader for all of them; returns unreadable rows."""
-    todo = shards.todo()
+    stream: Stream,
+    images: ImageRows,
+    shards: Shards,
+    todo: Sequence[range],
+    n: int,
+    batch_size: int,
+    name: str,
+    progress: bool,
+) -> None:
+    """Compute the shards that are to do, of n rows in all, and write each as soon as its rows are there."""
     batches = [rows[i : i + batch_size] for rows in todo for i in range(0, len(rows), batch_size)]
-    loader = read_batches(images, batches, workers=workers, device=encoder.device)
+    of_start = {rows.start: rows for rows in todo}
+    open_shards: dict[range, list[Embedded]] = {}
     bar = tqdm(
-        total=shards.n,
-        initial=shards.n - sum(map(len, todo)),
+        total=n,
+        initial=n - sum(map(len, todo)),
         unit=" images",
-        desc=embeddings_name(encoder.backbone.name),
+        desc=name,
         bar_format=_BAR,
         disable=not progress,
     )
-    unreadable: Unreadable = []
-    with bar, closing(loader):
-        for rows in todo:
-            own = islice(loader, math.ceil(len(rows) / batch_size))
-            embeddings = np.zeros((len(rows), shards.dim), shards.dtype)
-            for batch in own:
-                if batch.images is not None:
-                    places = [row - rows.start for row in batch.rows]
-                    embeddings[places] = _encode(encoder, batch, images, shards.dtype)
-                unreadable += batch.unreadable
-                bar.update(len(batch.rows) + len(batch.unreadable))
-            shards.write(rows, embeddings, unreadable)
-    return unreadable
+    with bar, closing(stream(images, batches, shards.dtype)) as computed:
+        for batch in computed:
+            first = batch.rows[0] if batch.rows else batch.unreadable[0][0]
+            rows = of_start[first - first % shards.shard_rows]
+            own = open_shards.setdefault(rows, [])
+            own.append(batch)
+            bar.update(len(batch.rows) + len(batch.unreadable))
+            if len(own) == math.ceil(len(rows) / batch_size):
+                _write_shard(shards, rows, open_shards.pop(rows))
 
 
-def _encode(encoder: Encoder, batch: Batch, images: ImageRows, dtype: np.dtype) -> np.ndarray:
-    """Embeddings of a batch as they are stored, after a check that each is finite and not zero."""
+def _write_shard(shards: Shards, rows: range, batches: Sequence[Embedded]) -> None:
+    """Put a shard together; the rows of unreadable images are zero."""
+    embeddings = np.zeros((len(rows), shards.dim), shards.dtype)
+    for batch in batches:
+        embeddings[[row - rows.start for row in batch.rows]] = batch.embeddings
+    shards.write(rows, embeddings, sorted(entry for batch in batches for entry in batch.unreadable))
+
+
+def encode_batch(encoder: Encoder, batch: Batch, name: Callable[[int], str], dtype: np.dtype) -> Embedded:
+    """Embed a batch as it is stored, after a check that each row is finite and not zero.
+
+    Raises
+    ------
+    InputError
+        A row is not; the line names the image.
+    """
+    if batch.images is None:
+        return Embedded([], np.empty((0, encoder.backbone.dim), dtype), batch.unreadable)
     stored = encoder.encode_images(batch.images).numpy()
     with np.errstate(over="ignore"):  # an overflow is found below
         stored = stored.astype(dtype, copy=False)
@@ -251,10 +339,10 @@ def _encode(encoder: Encoder, batch: Batch, images: ImageRows, dtype: np.dtype) 
     for row, norm in zip(batch.rows, norms.tolist(), strict=True):
         if not 0 < norm < math.inf:
             raise InputError(
-                f"the embedding of {images.folder / images.paths[row]} is NaN, infinite or all zero; check "
-                f"the backbone's weights, or pass --precision fp32"
+                f"the embedding of {name(row)} is NaN, infinite or all zero; check the backbone's "
+                f"weights, or pass --precision fp32"
             )
-    return stored
+    return Embedded(batch.rows, stored, batch.unreadable)
 
 
 # --- unreadable images ------------------------------------------------------------------------------------

@@ -11,11 +11,12 @@ import math
 import os
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,7 +59,8 @@ class ImageRows(Dataset[tuple[int, Tensor | None, str]]):
     """
 
     def __init__(self, folder: Path, paths: Sequence[str], preprocess: Callable[..., Tensor]) -> None:
-        self.folder, self.paths, self.preprocess = folder, paths, preprocess
+        self.folder, self.preprocess = folder, preprocess
+        self.paths: Sequence[str] | Mapping[int, str] = paths
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -71,11 +73,26 @@ class ImageRows(Dataset[tuple[int, Tensor | None, str]]):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # warnings about odd EXIF data would break the progress bar
-                with Image.open(self.folder / self.paths[row]) as image:
+                with Image.open(self.source(row)) as image:
                     return row, self.preprocess(image.convert("RGB")), ""
         except Exception as error:  # decoders raise many kinds for damaged images
             path = self.folder / self.paths[row]  # which is recorded, and may be moved
             return row, None, f"{type(error).__name__}: {error}".replace(str(path), self.paths[row])
+
+    def source(self, row: int) -> Path | BinaryIO:
+        """Give what Pillow reads an image from: its file, or its bytes."""
+        return self.folder / self.paths[row]
+
+    def select(self, rows: range) -> ImageRows:
+        """Copy what some rows need, under the same row numbers, to send it to another process."""
+        chosen = copy(self)
+        chosen.folder = self.folder.resolve()
+        chosen.paths = {row: self.paths[row] for row in rows}
+        return chosen
+
+    def name(self, row: int) -> str:
+        """Name an image for messages."""
+        return str(self.folder / self.paths[row])
 
 
 def _collate(items: list[tuple[int, Tensor | None, str]]) -> Batch:
@@ -85,6 +102,11 @@ def _collate(items: list[tuple[int, Tensor | None, str]]) -> Batch:
         torch.stack(images) if images else None,
         [(row, why) for row, image, why in items if image is None],
     )
+
+
+def read_batch(dataset: ImageRows, rows: range) -> Batch:
+    """Load one batch here, on the CPU."""
+    return _collate([dataset[row] for row in rows])
 
 
 def _join(pieces: Sequence[Batch], device: str) -> Batch:

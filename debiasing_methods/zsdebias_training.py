@@ -38,6 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     configs = [_config(args, seed) for seed in args.seeds or [args.seed]]
     if not args.checkpoint_seconds >= 0:
         raise InputError(f"--checkpoint_seconds must be at least 0, got {args.checkpoint_seconds}")
+    from bias_evaluation.engines import check_engine_options
+
+    part = check_engine_options(args)
+    configs = list(dict.fromkeys(configs))
+    if args.engine == "ray":
+        return _train_on_ray(sys.argv[1:] if argv is None else argv, args.device, configs)
+    configs = configs if part is None else part.of(configs)
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no usable CUDA device; use --device cpu")
     from bias_evaluation.configs import get_backbone
@@ -45,14 +52,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     backbone = get_backbone(args.clip_model, args.backbones_file)
     root = args.backbones_file.resolve().parents[1]
     folder = args.output_dir or root / "debiasing_methods" / "zsdebias_weights" / args.prompts
+    outputs = {
+        config: folder / f"{backbone.name}_{args.bias_attribute}_zsdebias_{config.seed}.{args.format}"
+        for config in configs
+    }
+    if args.join and (missing := [output for output in outputs.values() if not output.is_file()]):
+        raise InputError(
+            f"{len(missing)} of {len(outputs)} models are not there, the first: {missing[0]}; run the parts "
+            f"that have them again (models that are there are kept)"
+        )
     data = _data(args, backbone, root)
-    for config in dict.fromkeys(configs):
-        output = folder / f"{backbone.name}_{args.bias_attribute}_zsdebias_{config.seed}.{args.format}"
+    for config, output in outputs.items():
         report = run_training(
             data,
             output,
             config,
-            overwrite=args.overwrite,
+            overwrite=args.overwrite and not args.join,
             checkpoint_seconds=args.checkpoint_seconds,
             progress=True,
         )
@@ -62,6 +77,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{best['epoch']}: loss {best['train_loss']:.6g}, on {rows['validation']} validation rows "
             f"{best['val_loss']:.6g}\n  losses: {beside(output, 'losses.csv')}, .png"
         )
+    return 0
+
+
+def _train_on_ray(argv: Sequence[str], device: str, configs: Sequence[ZSDebiasTrainingConfig]) -> int:
+    """Train as Ray tasks, one for each seed, and print what they print."""
+    from bias_evaluation.engines import Call, run_calls
+
+    parts = [(f"{k}/{len(configs)}", f"seed {config.seed}") for k, config in enumerate(configs)]
+    calls = [
+        Call("debiasing_methods.zsdebias_training", [*argv, "--engine", "local", "--shard", part], name)
+        for part, name in parts
+    ]
+    print("".join(run_calls(calls, device=device, what="training")), end="")
     return 0
 
 
@@ -123,6 +151,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_data(parser.add_argument_group("training data"))
     _add_training(parser.add_argument_group("training (published values are the defaults)"))
     _add_files(parser.add_argument_group("files"))
+    from bias_evaluation.engines import add_engine_options
+
+    add_engine_options(parser.add_argument_group("more than one process: parts are seeds (docs/scale.md)"))
     return parser
 
 

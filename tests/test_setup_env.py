@@ -65,6 +65,20 @@ def test_it_installs_once_and_again_when_the_requirements_change(checkout: Path)
         assert calls(checkout)[-1].endswith("-r requirements-dev.txt")
 
 
+def test_ray_is_added_where_it_is_asked_for(checkout: Path) -> None:
+    assert setup(checkout).returncode == 0
+    calls(checkout)
+    (checkout / "broken").touch()
+    done = setup(checkout, WITH_RAY="1")
+    assert done.returncode == 0  # the rest is usable
+    assert "Ray could NOT be installed" in done.stdout
+    (checkout / "broken").unlink()
+    assert setup(checkout, WITH_RAY="1").returncode == 0  # tried again
+    for line in calls(checkout):
+        assert line.endswith("-c requirements.lock ray[data]")
+    assert setup(checkout).stdout == ""
+
+
 def test_a_failed_installation_is_not_taken_as_done(checkout: Path) -> None:
     (checkout / "broken").touch()
     done = setup(checkout)
