@@ -18,6 +18,8 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
@@ -68,9 +70,11 @@ def add_engine_options(parser: argparse._ActionsContainer) -> None:
 
 
 def check_engine_options(args: argparse.Namespace) -> Part | None:
-    """Read ``--shard``; `InputError` where it is no part, or does not go with the other options."""
+    """Read ``--shard``, and see that Ray can be reached; `InputError` where the options cannot be met."""
     if sum((args.shard is not None, args.join, args.engine == "ray")) > 1:
         raise InputError("--shard, --join and --engine ray exclude each other; give one of them")
+    if args.engine == "ray":
+        check_ray()
     if args.shard is None:
         return None
     found = re.fullmatch(r"(\d+)/(\d+)", args.shard)
@@ -97,20 +101,15 @@ def ray_session() -> Iterator[ModuleType]:
     InputError
         Ray is not installed, or the cluster cannot be reached.
     """
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise InputError(
-            f"--engine ray needs Ray Data ({error}); install the extra: pip install '.[ray]'"
-        ) from None
+    check_ray()
+    import ray
+    import ray.data
+
     if ray.is_initialized():
         yield ray
         return
     address = os.environ.get("RAY_ADDRESS")
-    if address:
-        _check_reachable(address)
-    else:
+    if not address:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # reports nothing to Ray's makers
     local = {} if address else {"include_dashboard": False, "num_cpus": _usable_cores()}
     try:
@@ -121,6 +120,14 @@ def ray_session() -> Iterator[ModuleType]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def check_ray() -> None:
+    """Raise `InputError` where Ray is not installed or RAY_ADDRESS does not answer; Ray is not imported."""
+    if find_spec("ray") is None:
+        raise InputError("--engine ray needs the package ray; install the extra: pip install '.[ray]'")
+    if address := os.environ.get("RAY_ADDRESS"):
+        _check_reachable(address)
 
 
 def _usable_cores() -> int:
@@ -137,6 +144,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+@cache  # of those that answer: an exception is not kept
 def _check_reachable(address: str) -> None:
     """Raise `InputError` where no Ray answers at an address; 'auto' and the like are left to Ray."""
     place = address.removeprefix("ray://")
