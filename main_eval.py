@@ -211,7 +211,12 @@ def compute(batch: Sequence[Item]) -> int:
 def _written_meanwhile(item: Item) -> bool:
     if item.state.kind != "to do" or not item.path.is_file():
         return False
-    return differences(item.path, item.workspace.digests(item.key)) == []
+    if changed := differences(item.path, item.workspace.digests(item.key)):
+        raise InputError(
+            f"{item.path} was written meanwhile, from another {', '.join(changed)}; run again with "
+            f"--overwrite to replace it, or with another --output-dir"
+        )
+    return True
 
 
 def run(work: list[Item]) -> int:

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,15 +76,17 @@ def measured(row: dict[str, Any], device: str) -> Iterator[None]:
 
 
 def run_suite(argv: Sequence[str], started: float, device: str) -> dict[str, Any]:
-    """Run `main_eval.main`, timing each call that computes results and each that opens a dataset."""
+    """Run `main_eval.main`, timing each call that computes results, checks inputs or opens a dataset."""
     rows: list[dict[str, Any]] = []
     first: dict[str, float] = {}
-    evaluate, load = main_eval.evaluate, Workspace.load
+    evaluate = main_eval.evaluate
 
     def timed_evaluate(workspace: Workspace, keys: Sequence[ResultKey]) -> list[Any]:
         key, n = keys[0], len(workspace.data.metadata)
         row = {"dataset": key.dataset, "backbone": key.backbone.name, "method": key.method.name}
-        row["matrix MiB"] = n * workspace.backbone.dim * 4 / 2**20
+        row["images"] = n
+        if device == "cpu":  # else the matrix lies on the GPU
+            row["matrix MiB"] = n * workspace.backbone.dim * 4 / 2**20
         with measured(row, device):
             results = list(evaluate(workspace, keys))
         row |= {"results": len(results), "gflop": gflop(workspace, keys)}
@@ -92,17 +94,18 @@ def run_suite(argv: Sequence[str], started: float, device: str) -> dict[str, Any
         rows.append(row)
         return results
 
-    def timed_load(workspace: Workspace, keys: Any) -> None:
-        row = {
-            "dataset": workspace.config.dataset,
-            "backbone": workspace.backbone.name,
-            "method": "(opening)",
-        }
-        with measured(row, device):
-            load(workspace, keys)
-        rows.append(row)
+    def timed(name: str, call: Callable[[Workspace, Any], None]) -> Callable[[Workspace, Any], None]:
+        def task(workspace: Workspace, keys: Any) -> None:
+            row: dict[str, Any] = {"dataset": workspace.config.dataset, "backbone": workspace.backbone.name}
+            row |= {"method": name, "results": 0, "gflop": 0.0}
+            with measured(row, device):
+                call(workspace, keys)
+            rows.append(row)
 
-    main_eval.evaluate, Workspace.load = timed_evaluate, timed_load
+        return task
+
+    main_eval.evaluate = timed_evaluate
+    Workspace.check, Workspace.load = timed("(checking)", Workspace.check), timed("(opening)", Workspace.load)
     main_eval.main(argv)
     return {"rows": rows, "seconds": time.time() - started, "threads": torch.get_num_threads()} | first
 
@@ -129,17 +132,17 @@ def summarize(rows: list[dict[str, Any]], rate: float) -> pd.DataFrame:
     """One row a method: per result where it can be compared with the published times, and in all."""
     table = pd.DataFrame(rows)
     sample = table[(table.dataset == SAMPLE[0]) & (table.backbone == SAMPLE[1])]
+    sample = sample[sample.images == SIZES[SAMPLE[0]]]  # at another --scale, times cannot be compared
     lines = []
-    for name in ("(opening)", *(method.result for method in METHODS)):
+    for name in ("(checking)", "(opening)", *(method.result for method in METHODS)):
         mine, there = table[table.method == name], sample[sample.method == name]
         if mine.empty:
             continue
         line = {"method": name, "results": int(mine.results.sum()), "seconds": mine.seconds.sum()}
         line |= {"GFLOP": mine.gflop.sum(), "GFLOP/s": mine.gflop.sum() / mine.seconds.sum()}
         line["of rate"] = line["GFLOP/s"] / rate
-        line["beyond matrix MiB"] = (
-            (mine["peak MiB"] - mine["matrix MiB"]).max() if "matrix MiB" in mine else None
-        )
+        if "matrix MiB" in mine:
+            line["MiB beyond matrix"] = (mine["peak MiB"] - mine["matrix MiB"]).max()
         if name in PUBLISHED_SECONDS and len(there):
             each = there.seconds.sum() / there.results.sum()
             line |= {"FairFace s": each, "published s": PUBLISHED_SECONDS[name]}

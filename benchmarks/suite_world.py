@@ -25,12 +25,12 @@ from bias_evaluation.datasets import (
     make_folds,
     save_array,
 )
-from bias_evaluation.encoder import write_text_embeddings
 from bias_evaluation.grid import RunOptions, Selection, plan
 from bias_evaluation.metadata import METADATA
 from bias_evaluation.results import ResultKey
 from bias_evaluation.workspace import Memo, Workspace
-from debiasing_methods.files import save_weights
+from debiasing_methods.errors import InputError
+from debiasing_methods.files import atomic_path, save_weights
 from debiasing_methods.prism import WEIGHT_NAME
 from debiasing_methods.registry import get_method
 from debiasing_methods.sae import SparseAutoencoder
@@ -53,7 +53,7 @@ def run_options(root: Path, config: DatasetConfig) -> RunOptions:
 
 
 def make_world(root: Path, selection: Selection, datasets: Sequence[str], sizes: dict[str, int]) -> None:
-    """Write the inputs of a part of the suite; a file that is there is left as it is.
+    """Write the inputs of a part of the suite; what is there is left as it is, but for the configs.
 
     Parameters
     ----------
@@ -66,8 +66,7 @@ def make_world(root: Path, selection: Selection, datasets: Sequence[str], sizes:
     sizes : dict
         Images of each dataset.
     """
-    if not (root / "config").exists():
-        shutil.copytree(PROJECT_CONFIG, root / "config")
+    shutil.copytree(PROJECT_CONFIG, root / "config", dirs_exist_ok=True)
     memo = Memo()
     for path in config_paths(root):
         if path.stem not in datasets:
@@ -103,15 +102,17 @@ def _columns(config: DatasetConfig) -> dict[str, list[Any]]:
 
 def _write_labels(config: DatasetConfig, folder: Path, n: int) -> None:
     if (folder / METADATA).is_file():
+        if (there := len(pd.read_feather(folder / METADATA))) != n:
+            raise InputError(f"{folder} has {there} images, not {n}: --world was made at another --scale")
         return
-    folder.mkdir(parents=True)
     random = _generator(config.dataset)
     table = {"file_path": [f"{i:06d}.jpg" for i in range(n)]}
     for column, values in _columns(config).items():
         table[column] = [values[code] for code in random.integers(len(values), size=n)]
-    pd.DataFrame(table).to_feather(folder / METADATA)
     for name, indices in zip((TRAIN_INDICES, VAL_INDICES), make_folds(n), strict=True):
         save_array(folder / name, indices)
+    with atomic_path(folder / METADATA) as temporary:
+        pd.DataFrame(table).to_feather(temporary)
 
 
 def _write_images(workspace: Workspace, n: int) -> None:
@@ -121,11 +122,12 @@ def _write_images(workspace: Workspace, n: int) -> None:
         return
     random, dim = _generator(str(path.name)), workspace.backbone.dim
     mean = random.standard_normal(dim, dtype=np.float32)
-    array = np.lib.format.open_memmap(path, "w+", np.float32, (n, dim))
-    for start in range(0, n, _ROWS):
-        rows = array[start : start + _ROWS]
-        rows[:] = mean + random.standard_normal(rows.shape, dtype=np.float32)
-    array.flush()
+    with atomic_path(path) as temporary:
+        array = np.lib.format.open_memmap(temporary, "w+", np.float32, (n, dim))
+        for start in range(0, n, _ROWS):
+            rows = array[start : start + _ROWS]
+            rows[:] = mean + random.standard_normal(rows.shape, dtype=np.float32)
+        array.flush()
 
 
 def _write_weights(workspace: Workspace, key: ResultKey) -> None:
@@ -177,15 +179,10 @@ def _write_text(root: Path, selection: Selection) -> None:
 
 
 def _write_sentences(workspace: Workspace, sentences: Iterable[str]) -> None:
-    store = workspace.text
-    missing = store.missing(sentences)
-    if not missing:
-        return
-    generator = torch.Generator().manual_seed(crc32(store.path.name.encode()))
-    store.path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_embeddings(
-        store.path, missing, torch.randn(len(missing), store.backbone.dim, generator=generator)
-    )
+    store, generator = workspace.text, torch.Generator()
+    if missing := store.missing(sentences):
+        generator.manual_seed(crc32(store.path.name.encode()) + len(missing))
+        store.keep(missing, torch.randn(len(missing), store.backbone.dim, generator=generator))
 
 
 def _all_keys(root: Path, selection: Selection) -> Iterator[tuple[Workspace, ResultKey]]:

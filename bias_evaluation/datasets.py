@@ -133,15 +133,13 @@ def load_array(path: Path, what: str, make: str) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class EvaluationData:
-    """The rows of one dataset under one backbone.
+class DatasetRows:
+    """The images of one dataset, whatever the backbone.
 
     Attributes
     ----------
     metadata : pandas.DataFrame
         N rows.
-    embeddings : ndarray of shape (N, d)
-        As stored (float16 or float32, memory-mapped), not normalised.
     train, val : ndarray of shape (F, ·), int64
         Reference and evaluation rows of each fold.
     folder : pathlib.Path
@@ -149,7 +147,6 @@ class EvaluationData:
     """
 
     metadata: pd.DataFrame
-    embeddings: np.ndarray
     train: np.ndarray
     val: np.ndarray
     folder: Path
@@ -199,6 +196,19 @@ class EvaluationData:
         return self.metadata[name]
 
 
+@dataclass(frozen=True, eq=False)
+class EvaluationData(DatasetRows):
+    """The images of one dataset under one backbone.
+
+    Attributes
+    ----------
+    embeddings : ndarray of shape (N, d)
+        As stored (float16 or float32, memory-mapped), not normalised.
+    """
+
+    embeddings: np.ndarray
+
+
 def _equal(column: pd.Series, value: object) -> np.ndarray:
     """Which rows hold a value; a missing entry does not."""
     return (column == value).to_numpy(dtype=bool, na_value=False)
@@ -226,11 +236,12 @@ def load_evaluation_data(folder: Path, backbone: str, dim: int) -> EvaluationDat
         A file is missing or damaged; rows, width or dtype do not fit; the embeddings were made from another
         list of images; fold indices are out of range, repeat a row, or have it in both parts of a fold.
     """
+    return open_embeddings(load_rows(folder), backbone, dim)
+
+
+def load_rows(folder: Path) -> DatasetRows:
+    """Read metadata and folds of a dataset; errors as of `load_evaluation_data`."""
     metadata = read_metadata(folder / METADATA)
-    path = folder / embeddings_name(backbone)
-    embeddings = load_array(path, "embeddings", "precompute_embeddings.py")
-    check_embeddings(embeddings, path, len(metadata), dim)
-    check_images(path, metadata)
     folds = []
     for name in (TRAIN_INDICES, VAL_INDICES):
         indices = load_array(folder / name, "fold indices", "generate_splits.py")
@@ -239,7 +250,16 @@ def load_evaluation_data(folder: Path, backbone: str, dim: int) -> EvaluationDat
     if len(train) != len(val):
         raise InputError(f"{folder}: {TRAIN_INDICES} has {len(train)} folds, {VAL_INDICES} has {len(val)}")
     check_disjoint(train, val, folder)
-    return EvaluationData(metadata, embeddings, train, val, folder)
+    return DatasetRows(metadata, train, val, folder)
+
+
+def open_embeddings(rows: DatasetRows, backbone: str, dim: int) -> EvaluationData:
+    """Open a backbone's embeddings of a dataset; errors as of `load_evaluation_data`."""
+    path = rows.folder / embeddings_name(backbone)
+    embeddings = load_array(path, "embeddings", "precompute_embeddings.py")
+    check_embeddings(embeddings, path, len(rows.metadata), dim)
+    check_images(path, rows.metadata)
+    return EvaluationData(rows.metadata, rows.train, rows.val, rows.folder, embeddings)
 
 
 def check_embeddings(embeddings: np.ndarray, path: Path, rows: int, dim: int | None) -> None:

@@ -253,8 +253,12 @@ class TextStore:
             self._read()
             if missing := self.missing(missing):
                 encoder = Encoder(self.backbone, device=self._device)
-                self._add(missing, encoder.encode_text(missing, progress=len(missing) > TEXT_BATCH))
-                write_text_embeddings(self.path, list(self._rows), self._embeddings)
+                self.keep(missing, encoder.encode_text(missing, progress=len(missing) > TEXT_BATCH))
+
+    def keep(self, prompts: Sequence[str], embeddings: Tensor) -> None:
+        """Add prompts that are not there yet, with their raw embeddings ``(P, d)``, here and on disk."""
+        self._add(prompts, embeddings)
+        write_text_embeddings(self.path, list(self._rows), self._embeddings)
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Raw embeddings ``(P, d)``, float32, of P prompts, encoding those that are not there yet."""

@@ -22,7 +22,7 @@ class StoredImages:
     """All image embeddings of a dataset under one backbone, with their lengths.
 
     On a CPU the rows of a memory-mapped file stay in the file: a part of them is in memory only while it is
-    worked on, so there is no limit to N. On a GPU they are copied there once, in their stored precision.
+    worked on. On a GPU they are copied there once, in their stored precision.
 
     Parameters
     ----------

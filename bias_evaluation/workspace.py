@@ -18,9 +18,11 @@ from bias_evaluation.configs import Backbone, DatasetConfig, Labels, Setting, op
 from bias_evaluation.datasets import (
     TRAIN_INDICES,
     VAL_INDICES,
+    DatasetRows,
     EvaluationData,
     embeddings_name,
-    load_evaluation_data,
+    load_rows,
+    open_embeddings,
 )
 from bias_evaluation.encoder import TextStore, describe_missing
 from bias_evaluation.grid import RunOptions, State
@@ -38,7 +40,7 @@ from debiasing_methods.errors import InputError
 from debiasing_methods.files import sha256_file, sha256_json
 from debiasing_methods.prism import Prism, load_prism_map
 from debiasing_methods.registry import get_method
-from debiasing_methods.sae import load_sae
+from debiasing_methods.sae import SparseAutoencoder, load_sae
 from debiasing_methods.zsdebias import load_zsdebias
 
 T = TypeVar("T")
@@ -112,14 +114,22 @@ class Workspace:
         self.folder = options.data_root / config.folder
         self._memo = Memo() if memo is None else memo
         self._methods: dict[str, DebiasingMethod] = {}
-        self._codes: dict[Labels, np.ndarray] = {}
+        self._saes: dict[Path, SparseAutoencoder] = {}
 
     # inputs
 
     @cached_property
     def data(self) -> EvaluationData:
-        """Metadata, embeddings and folds."""
-        return load_evaluation_data(self.folder, self.backbone.name, self.backbone.dim)
+        """Metadata and folds, which the workspaces of a dataset share, and this backbone's embeddings."""
+        rows = self._memo.get(("rows", self.folder), self._load_rows)
+        return open_embeddings(rows, self.backbone.name, self.backbone.dim)
+
+    def _load_rows(self) -> DatasetRows:
+        # digests before reading: what changes in between is then stale the next time, never taken for done
+        for name in (METADATA, TRAIN_INDICES, VAL_INDICES):
+            if (self.folder / name).is_file():
+                self._memo.sha256(self.folder / name)
+        return load_rows(self.folder)
 
     @property
     def text(self) -> TextStore:
@@ -144,9 +154,7 @@ class Workspace:
 
     def codes(self, labels: Labels) -> np.ndarray:
         """Class codes of all images, int64 ``(N,)``; found once for each column and its values."""
-        if labels not in self._codes:
-            self._codes[labels] = self.data.codes(labels)
-        return self._codes[labels]
+        return self._memo.get(("codes", self.folder, labels), lambda: self.data.codes(labels))
 
     def prompts(self, setting: Setting) -> SettingPrompts:
         """Expand the prompts of a setting."""
@@ -267,9 +275,7 @@ class Workspace:
         if identity not in self._methods:
             cls = get_method(key.method.name)
             if cls.weights == "sae":
-                sae = load_sae(files[0].path, dim=self.backbone.dim, make=files[0].make)
-                sae = sae.to(self.options.device)
-                options |= {"sae": sae, "diverse": self.embedder.matrix(diverse)}
+                options |= {"sae": self._sae(files[0]), "diverse": self.embedder.matrix(diverse)}
             elif cls.weights == "zsdebias":
                 vae = load_zsdebias(files[0].path, dim=self.backbone.dim, make=files[0].make)
                 options |= {"vae": vae.to(self.options.device), "seed": key.seed}
@@ -280,6 +286,13 @@ class Workspace:
                     f"{self.config.path.parent / 'methods.yml'}: {key.method.name}: {error}"
                 ) from None
         return self._methods[identity]
+
+    def _sae(self, file: weights.WeightFile) -> SparseAutoencoder:
+        """Load an SAE; once for the methods that share it."""
+        if file.path not in self._saes:
+            sae = load_sae(file.path, dim=self.backbone.dim, make=file.make)
+            self._saes[file.path] = sae.to(self.options.device)
+        return self._saes[file.path]
 
     def _prism_maps(self, key: ResultKey, files: Sequence[weights.WeightFile]) -> dict[str, Tensor]:
         """Load the map of each query group."""
@@ -321,6 +334,9 @@ class Workspace:
     def load(self, keys: Sequence[ResultKey]) -> None:
         """Encode text, open images and weights, so that what is wrong with them shows before any result."""
         self.ensure_text(keys)
+        for key in keys:  # before anything is read: see `_load_rows`
+            self.digests(key)
+        self.__dict__.pop("data", None)  # `check` has opened the embeddings, perhaps long ago
         _ = self.images
         for key in keys:
             self.method(key)
@@ -330,7 +346,7 @@ class Workspace:
         for name in ("data", "embedder", "images"):
             self.__dict__.pop(name, None)
         self._methods.clear()
-        self._codes.clear()
+        self._saes.clear()
 
     def ensure_text(self, keys: Sequence[ResultKey]) -> None:
         """Encode all sentences of some results together."""

@@ -465,12 +465,13 @@ def test_shared_work_is_done_once(world: World, monkeypatch: pytest.MonkeyPatch)
 
         monkeypatch.setattr(workspace, name, counted)
 
-    for name in ("load_sae", "load_evaluation_data", "StoredImages", "load_prompts", "TextStore"):
+    for name in ("load_sae", "load_rows", "open_embeddings", "StoredImages", "load_prompts", "TextStore"):
         count(name)
     world.run()
     assert counts == {
         "load_sae": 1,
-        "load_evaluation_data": 1,
+        "load_rows": 1,
+        "open_embeddings": 2,  # to check them, and after their digest to use them
         "StoredImages": 1,
         "load_prompts": 3,
         "TextStore": 1,
