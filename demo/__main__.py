@@ -146,11 +146,19 @@ def study_steps(root: Path) -> list[Step]:
     config, results = root / "config" / "studies" / f"{DATASET}.yml", root / "study_output" / "demo"
     world, output = ("--config", config), ("--output-dir", results)
     experiment = "disentanglement_study.disentanglement_experiment"
-    one = (*world, "--backbone", BACKBONE, "--bias", "color", "--output-dir", results / "disentanglement")
+    one = (
+        *world,
+        "--clip_model",
+        BACKBONE,
+        "--bias_attr",
+        "color",
+        "--output-dir",
+        results / "disentanglement",
+    )
     return [
         Step("Embed the sentences of the studies", "disentanglement_study.precompute_dataset", world),
-        Step("Disentanglement of CLIP", experiment, (*one, "--feature", "clip")),
-        Step("Disentanglement of CLIP + SAE", experiment, (*one, "--feature", "sae")),
+        Step("Disentanglement of CLIP", experiment, (*one, "--latent", "clip")),
+        Step("Disentanglement of CLIP + SAE", experiment, (*one, "--latent", "sae")),
         Step(
             "The figure of disentanglement", "disentanglement_study.generate_disentanglement_plot",
             ("--results", results / "disentanglement", "--output-dir", results),

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from bias_evaluation.configs import Backbone
 from bias_evaluation.encoder import TextStore, describe_missing
 from bias_evaluation.results import versions
+from bias_evaluation.sections import unknown
 from bias_evaluation.study_config import ProbeSentences, StudyConfig, load_study_config
 from bias_evaluation.weights import sae_file
 from debiasing_methods.errors import InputError, run_main
@@ -45,14 +46,32 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Fit probes for the subject and for a bias attribute to text embeddings or their SAE "
         "latents, and say how much of the attribute can be read from the subject probe's decision values.",
-        epilog="Example: disentanglement_experiment.py --backbone ViT-B-16 --bias gender --feature sae. "
+        epilog="Example: disentanglement_experiment.py --main_task profession --bias_attr gender "
+        "--clip_model ViT-B-16 --latent sae. "
         "Run precompute_dataset.py first.",
     )
     add_common_options(parser)
     add = parser.add_argument
-    add("--backbone", required=True, metavar="B", help="a backbone of the config")
-    add("--bias", required=True, metavar="A", help="a bias attribute of the config, e.g. gender or race")
-    add("--feature", required=True, choices=FEATURES, help="raw text embeddings, or their SAE latents")
+    add(
+        "--main_task",
+        metavar="T",
+        help="what the main probe is trained for: the config's subject, the default",
+    )
+    add(
+        "--bias_attr",
+        "--bias",
+        required=True,
+        metavar="A",
+        help="a bias attribute of the config, e.g. gender or ethnicity",
+    )
+    add("--clip_model", "--backbone", required=True, metavar="B", help="a backbone of the config")
+    add(
+        "--latent",
+        "--feature",
+        required=True,
+        choices=FEATURES,
+        help="raw text embeddings, or their SAE latents",
+    )
     add("--sae", type=Path, metavar="FILE", help="SAE weights (default: where SEM looks for the backbone's)")
     add(
         "--prompts",
@@ -89,14 +108,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     args = build_parser().parse_args(argv)
     config = load_study_config(args.config)
-    backbone, sentences = config.backbone(args.backbone), config.probe_sentences(args.bias)
+    if args.main_task not in (None, config.subject):
+        raise unknown("main task", args.main_task, [config.subject], str(config.path))
+    backbone, sentences = config.backbone(args.clip_model), config.probe_sentences(args.bias_attr)
     settings = ProbeSettings(folds=args.folds, tol=args.tol)
     if not settings.tol > 0:
         raise InputError(f"--tol must be above 0, got {settings.tol}")
-    n_values = len(config.biases[args.bias])
+    n_values = len(config.biases[args.bias_attr])
     check_sizes(len(sentences.sentences), len(config.subjects), n_values, settings.folds)
     store = _open_complete(args, config, backbone, sentences)
-    file = sae_file(config.root, args.prompts, backbone, args.sae) if args.feature == "sae" else None
+    file = sae_file(config.root, args.prompts, backbone, args.sae) if args.latent == "sae" else None
     sae = None if file is None else load_sae(file.path, dim=backbone.dim, make=file.make)
     digests = {
         "sentences": sha256_json(asdict(sentences)),
@@ -104,21 +125,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         "text": store.digest,
         "weights": "" if file is None else sha256_file(file.path),
     }
-    path = args.output_dir / f"{backbone.stem}_{args.bias}_{args.feature}.json"
+    path = args.output_dir / f"{backbone.stem}_{args.bias_attr}_{args.latent}.json"
     if path.is_file() and not args.overwrite and _is_kept(path, digests):
         print(f"kept: {path}")
         return 0
     started = time.monotonic()
     embeddings = store.embed(sentences.sentences)
     features = embeddings.double().numpy() if sae is None else sae_latents(sae, embeddings)
-    results = _run(features, sentences, settings, f"{backbone.stem}, {args.bias}, {args.feature}")
+    results = _run(features, sentences, settings, f"{backbone.stem}, {args.bias_attr}, {args.latent}")
     record = {
         "study": "disentanglement",
         "backbone": backbone.name,
-        "bias": args.bias,
-        "feature": args.feature,
+        "bias": args.bias_attr,
+        "feature": args.latent,
         "subject": config.subject,
-        "values": list(config.biases[args.bias]),
+        "values": list(config.biases[args.bias_attr]),
         **summarise(results, n_values),
         "sizes": _sizes(config, sentences, features),
         "sae": None if sae is None else sae_facts(sae, embeddings, features, backbone, file.path),

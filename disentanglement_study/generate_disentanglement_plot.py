@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT_DIR = ROOT / "study_output" / "disentanglement"
 PUBLISHED = Path(__file__).resolve().parent / "published.yml"
-NAME = "disentanglement"
+NAME = "disentanglement_score_plot"
 _FIRST = ("ViT-B-16", "ViT-L-14@336px")
 
 
@@ -173,7 +173,7 @@ def _label_bar(axes: Axes, x: float, score: Score | None, *, published: bool) ->
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     parser = argparse.ArgumentParser(
-        description="Draw disentanglement.png and .pdf from the JSON files of "
+        description=f"Draw {NAME}.png and .pdf from the JSON files of "
         "disentanglement_experiment.py: disentanglement scores, one panel a backbone, CLIP beside CLIP + "
         "SAE.",
         epilog="With --published and no results, the paper's figures alone are drawn.",

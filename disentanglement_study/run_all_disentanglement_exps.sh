@@ -18,7 +18,7 @@ if [ -z "${PYTHON:-}" ]; then
 fi
 OUTPUT_DIR=${OUTPUT_DIR:-study_output/disentanglement}
 read -ra backbones <<< "${BACKBONES:-ViT-B-16 ViT-L-14@336px RN50 RN101}"
-read -ra biases <<< "${BIASES:-gender race}"
+read -ra biases <<< "${BIASES:-gender ethnicity}"
 read -ra features <<< "${FEATURES:-clip sae}"
 
 failed=()
@@ -27,7 +27,7 @@ for backbone in "${backbones[@]}"; do
         for feature in "${features[@]}"; do
             code=0
             "$PYTHON" disentanglement_study/disentanglement_experiment.py --output-dir "$OUTPUT_DIR" \
-                --backbone "$backbone" --bias "$bias" --feature "$feature" "$@" || code=$?
+                --clip_model "$backbone" --bias_attr "$bias" --latent "$feature" "$@" || code=$?
             [ "$code" -eq 130 ] && exit 130  # Ctrl-C stops everything
             [ "$code" -ne 0 ] && failed+=("$backbone:$bias:$feature")
         done

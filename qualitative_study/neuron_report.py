@@ -213,11 +213,12 @@ def describe(report: Report) -> str:
     """Count what was turned down."""
     bias, weights = report.latents["s_bias"], report.weights
     active = weights[weights["before"] != weights["neutral"]]
-    down = active["weight"] < 1
+    down = active["weight"][active["weight"] < 1]
+    average = f", by a weight of {down.mean():.2f} on average" if len(down) else ""
     return (
         f"{len(bias)} latents with S_bias from {bias.max():.3f} to {bias.min():.3f}. They differ from "
-        f"neutral prompts in {len(active)} of {len(weights)} cases (query, latent); in {int(down.sum())} of "
-        f"these SEM turns them down, by a weight of {active['weight'][down].mean():.2f} on average"
+        f"neutral prompts in {len(active)} of {len(weights)} cases (query, latent); in {len(down)} of "
+        f"these SEM turns them down{average}"
     )
 
 

@@ -6,9 +6,11 @@ more of the embeddings' spread is the bias. Values differ in marker and lightnes
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +24,7 @@ from torch import Tensor
 
 from debiasing_methods.errors import run_main
 from debiasing_methods.files import write_text
-from qualitative_study.versions import build_parser, display_name, open_maker
+from qualitative_study.versions import VersionMaker, build_parser, display_name, open_maker
 from reproduce_tables.figures import save_both
 
 if TYPE_CHECKING:
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
 SEED = 42
 # Colours that any colour vision tells apart (after Okabe and Ito), a light one and a dark one first, and
 # markers. The neutral sentences are crosses.
-_STYLES = (("#F0C040", "o"), ("#0072B2", "s"), ("#000000", "^"), ("#009E73", "D"), ("#D55E00", "v"),
-           ("#56B4E9", "P"), ("#CC79A7", "*"))  # fmt: skip
+_COLORS = ("#F0C040", "#0072B2", "#000000", "#009E73", "#D55E00", "#56B4E9", "#CC79A7")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "*")
 _NEUTRAL = ("#707070", "x")
 
 
@@ -94,7 +96,8 @@ def draw_figure(planes: Mapping[str, Plane], values: Sequence[str]) -> Figure:
         axes.set_axisbelow(True)
     panels[0].set_ylabel("2nd component")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
+    columns = min(len(labels), 3 * len(planes))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     return figure
 
 
@@ -103,9 +106,11 @@ def _styles(values: Sequence[str]) -> list[tuple[str, str]]:
     from matplotlib.colors import is_color_like
 
     own = all(map(is_color_like, values))
-    return [
-        (value if own else color, marker) for value, (color, marker) in zip(values, _STYLES, strict=False)
-    ]
+    # after each round of colours the markers move on by one: 49 pairs before one comes again
+    pairs = (
+        (color, _MARKERS[(i + turn) % len(_MARKERS)]) for turn in count() for i, color in enumerate(_COLORS)
+    )
+    return [(value if own else color, marker) for value, (color, marker) in zip(values, pairs, strict=False)]
 
 
 def tabulate(planes: Mapping[str, Plane], values: Sequence[str], subjects: Sequence[str]) -> pd.DataFrame:
@@ -119,18 +124,26 @@ def tabulate(planes: Mapping[str, Plane], values: Sequence[str], subjects: Seque
     return pd.DataFrame(rows, columns=["version", "value", "subject", "x", "y"])
 
 
+def file_stem(maker: VersionMaker) -> str:
+    """Name the files: ``pca_<subject>_<bias attribute>``, and the backbone where it is not the config's."""
+    parts = ["pca", maker.config.subject, maker.bias_attribute]
+    if maker.backbone != maker.config.backbone(maker.study.backbone):
+        parts.append(maker.backbone.stem)
+    return "_".join(re.sub(r"[^\w@.-]+", "-", part) for part in parts)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = build_parser(
         "Draw sentences that differ in a bias value in the plane of their two principal components, one "
         "panel a debiased version.",
-        "Writes pca_<backbone>.png and .pdf, and the points as .csv. Example: pca.py --versions vanilla "
-        "orth-proj sem-b-neutral",
+        "Writes pca_<subject>_<bias attribute>.png and .pdf, and the points as .csv; _<backbone> follows "
+        "where it is not the config's. Example: pca.py --versions vanilla orth-proj sem-b-neutral",
     )
     args = parser.parse_args(argv)
     maker = open_maker(args)
     planes = {name: project(version) for name, version in maker.make(args.versions).items()}
-    stem = args.output_dir / f"pca_{maker.backbone.stem}"
+    stem = args.output_dir / file_stem(maker)
     table = tabulate(planes, maker.study.biases, maker.config.subjects)
     write_text(stem.with_name(f"{stem.name}.csv"), table.to_csv(index=False, float_format="%.6f"))
     save_both(draw_figure(planes, maker.study.biases), stem)

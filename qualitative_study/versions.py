@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -111,6 +112,11 @@ class VersionMaker:
         self._dataset, self._prompts = _setting_prompts(config, prompts)
         self._sae = sae_file(config.root, prompts, backbone, sae)
 
+    @property
+    def bias_attribute(self) -> str:
+        """Name of the bias attribute of the study's setting."""
+        return self._dataset.settings[self.study.setting].bias_attribute
+
     def make(self, versions: Sequence[str]) -> dict[str, Tensor]:
         """Debias all sentences in some versions.
 
@@ -132,11 +138,19 @@ class VersionMaker:
     def digests(self, versions: Sequence[str]) -> dict[str, str]:
         """Digests of what the versions are made from."""
         with_sae = any(_method(version).weights == "sae" for version in versions)
+        options = {version: self._options(version) for version in versions}
         return {
             "sentences": sha256_json([self._needed(version) for version in versions]),
+            "options": sha256_json(options),
             "text": self.store.digest,
             "weights": sha256_file(self._sae.path) if with_sae else "",
         }
+
+    def _options(self, version: str) -> dict[str, Any]:
+        """Options of a version's method, as the evaluation uses them for the setting's bias attribute."""
+        name = _method(version).name
+        methods = self._dataset.methods
+        return methods[name].options_for(self.bias_attribute) if name in methods else {}
 
     def _for_method(self, version: str) -> MethodPrompts:
         """Prompts of the dataset's setting; of these only the bias prompts are used."""
@@ -153,8 +167,7 @@ class VersionMaker:
         return [*found, *self._for_method(version).sentences()]
 
     def _version(self, version: str) -> Tensor:
-        cls = _method(version)
-        options = self._dataset.methods[cls.name].options if cls.name in self._dataset.methods else {}
+        cls, options = _method(version), self._options(version)
         if cls.weights == "sae":
             sae = load_sae(self._sae.path, dim=self.backbone.dim, make=self._sae.make)
             options = {**options, "sae": sae, "diverse": self.store.embed(self._prompts.diverse)}

@@ -21,7 +21,7 @@ def test_the_study_has_the_papers_size(people: StudyConfig) -> None:
     assert len(people.templates) == 20
     assert len(people.subjects) == 100
     assert set(people.backbones) == {"ViT-B-16", "ViT-L-14@336px", "RN50", "RN101"}
-    for bias, size in (("gender", 4_000), ("race", 14_000)):
+    for bias, size in (("gender", 4_000), ("ethnicity", 14_000)):
         found = people.probe_sentences(bias)
         assert len(set(found.sentences)) == len(found.sentences) == size
         assert set(found.subjects) == set(range(100))
@@ -29,10 +29,10 @@ def test_the_study_has_the_papers_size(people: StudyConfig) -> None:
 
 
 def test_every_sentence_says_its_labels(people: StudyConfig) -> None:
-    found = people.probe_sentences("race")
+    found = people.probe_sentences("ethnicity")
     for sentence, subject, bias in zip(found.sentences, found.subjects, found.biases, strict=True):
         assert people.subjects[subject] in sentence
-        assert people.biases["race"][bias] in sentence
+        assert people.biases["ethnicity"][bias] in sentence
         assert not any(wrong in sentence for wrong in (" a East", " a Indian", " an Black", "{", "}"))
 
 

@@ -59,7 +59,11 @@ def test_the_studies_run_in_the_same_world(root: Path, capsys: pytest.CaptureFix
             before = files
     assert files == before
     assert capsys.readouterr().out.count("kept: ") == 2
-    for stem in ("disentanglement", "pca_tiny-RN", "neurons_colored_digits_stereotype_color_tiny-RN_sem-b"):
+    for stem in (
+        "disentanglement_score_plot",
+        "pca_digit_color",
+        "neurons_colored_digits_stereotype_color_tiny-RN_sem-b",
+    ):
         assert (folder / f"{stem}.png").stat().st_size > 0
         assert (folder / f"{stem}.pdf").read_bytes().startswith(b"%PDF")
     record = json.loads((folder / "disentanglement" / "tiny-RN_color_sae.json").read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def run(study_world, tmp_path):
     """Run one experiment into a folder; returns the record."""
 
     def run_one(feature: str, *more: str, bias: str = "side") -> dict:
-        arguments = [*study_world.text, "--backbone", "toy", "--bias", bias, "--feature", feature]
+        arguments = [*study_world.text, "--clip_model", "toy", "--bias_attr", bias, "--latent", feature]
         assert disentanglement_experiment.main([*arguments, "--output-dir", str(tmp_path), *more]) == 0
         return json.loads((tmp_path / f"toy_{bias}_{feature}.json").read_text())
 
@@ -95,9 +96,27 @@ def test_bad_options(run, more: tuple[str, ...], message: str) -> None:
 def test_unknown_names_are_told_with_the_choices(study_world, run) -> None:
     with pytest.raises(InputError, match=r"unknown bias attribute 'sid'.*did you mean 'side'"):
         run("clip", bias="sid")
-    arguments = [*study_world.text, "--bias", "side", "--feature", "clip", "--backbone", "RN50"]
+    arguments = [*study_world.text, "--bias_attr", "side", "--latent", "clip", "--clip_model", "RN50"]
     with pytest.raises(InputError, match=r"unknown backbone 'RN50'; choose from: toy"):
         disentanglement_experiment.main(arguments)
+
+
+def test_the_main_task_is_the_subject(run) -> None:
+    assert run("clip", "--main_task", "job")["subject"] == "job"
+    with pytest.raises(InputError, match=r"unknown main task 'profession'; choose from: job"):
+        run("clip", "--main_task", "profession")
+
+
+def test_the_script_runs_from_its_own_folder_by_all_names_of_its_options(study_world, tmp_path) -> None:
+    def start(*options: str) -> bytes:
+        command = [sys.executable, "disentanglement_experiment.py", *study_world.text, *options]
+        folder = PROJECT / "disentanglement_study"
+        command += ["--output-dir", str(tmp_path), "--overwrite"]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+        return (tmp_path / "toy_side_clip.json").read_bytes()
+
+    fixed = start("--main_task", "job", "--bias_attr", "side", "--clip_model", "toy", "--latent", "clip")
+    assert start("--bias", "side", "--backbone", "toy", "--feature", "clip") == fixed
 
 
 def test_missing_sentences_name_the_command_that_makes_them(study_world, tmp_path) -> None:
@@ -106,7 +125,7 @@ def test_missing_sentences_name_the_command_that_makes_them(study_world, tmp_pat
         InputError, match=r"60 prompt\(s\) have no embedding.*precompute_dataset.py --backbones"
     ):
         disentanglement_experiment.main(
-            [*arguments, "--backbone", "toy", "--bias", "side", "--feature", "clip"]
+            [*arguments, "--clip_model", "toy", "--bias_attr", "side", "--latent", "clip"]
         )
 
 
@@ -144,8 +163,8 @@ def test_the_figure_is_drawn_from_the_files(run, tmp_path) -> None:
     assert 0.4321 in heights
     assert "undefined" in [text.get_text() for text in panels["RN50"].texts]
     assert generate_disentanglement_plot.main(["--results", str(tmp_path), "--backbones", "toy"]) == 0
-    assert (tmp_path / "disentanglement.pdf").read_bytes().startswith(b"%PDF")
-    assert (tmp_path / "disentanglement.png").stat().st_size > 0
+    assert (tmp_path / "disentanglement_score_plot.pdf").read_bytes().startswith(b"%PDF")
+    assert (tmp_path / "disentanglement_score_plot.png").stat().st_size > 0
 
 
 def test_published_figures_stand_beside_ours(run, tmp_path) -> None:
@@ -154,7 +173,7 @@ def test_published_figures_stand_beside_ours(run, tmp_path) -> None:
     out = tmp_path / "figure"
     arguments = ["--results", str(tmp_path), "--output-dir", str(out), "--published"]
     assert generate_disentanglement_plot.main(arguments) == 0
-    assert (out / "disentanglement.png").is_file()
+    assert (out / "disentanglement_score_plot.png").is_file()
     alone = ["--results", str(tmp_path / "none"), "--output-dir", str(out), "--published"]
     assert generate_disentanglement_plot.main(alone) == 0
 
@@ -171,7 +190,8 @@ def test_no_results_and_strange_files_are_errors(tmp_path) -> None:
 def test_the_script_runs_the_grid_and_draws(tmp_path, code: int) -> None:
     stub = tmp_path / "python"
     stub.write_text(
-        f'#!/bin/bash\necho "$@" >> {tmp_path}/calls\n[[ "$*" == *RN101*race*sae* ]] && exit {code}\nexit 0\n'
+        f'#!/bin/bash\necho "$@" >> {tmp_path}/calls\n'
+        f'[[ "$*" == *RN101*ethnicity*sae* ]] && exit {code}\nexit 0\n'
     )
     stub.chmod(0o755)
     script = PROJECT / "disentanglement_study" / "run_all_disentanglement_exps.sh"
@@ -185,4 +205,4 @@ def test_the_script_runs_the_grid_and_draws(tmp_path, code: int) -> None:
     assert all(call.endswith("--overwrite") for call in experiments)
     assert done.returncode == (2 if code else 0)
     assert ("generate_disentanglement_plot.py" in calls[-1]) == (code == 0)
-    assert ("failed: RN101:race:sae" in done.stderr) == (code == 1)
+    assert ("failed: RN101:ethnicity:sae" in done.stderr) == (code == 1)

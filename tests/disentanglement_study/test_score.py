@@ -33,5 +33,5 @@ def test_published_scores() -> None:
     score = bars["ViT-B-16", "gender", "sae"]
     assert score.value == pytest.approx(1 - (0.7995 - 0.5) / (0.997 - 0.5))
     for backbone in ("ViT-B-16", "ViT-L-14@336px"):  # the paper's claim, by its own figures
-        for bias in ("gender", "race"):
+        for bias in ("gender", "ethnicity"):
             assert bars[backbone, bias, "sae"].value > bars[backbone, bias, "clip"].value

@@ -115,6 +115,17 @@ def test_the_tables_and_the_figure_are_written_and_a_second_run_gives_the_same(
     assert {name: (tmp_path / name).read_bytes() for name in first} == first
 
 
+def test_the_summary_counts_what_is_turned_down(report) -> None:
+    found = report(top=6)
+    rows = found.weights[found.weights["before"] != found.weights["neutral"]]
+    down = rows.loc[rows["weight"] < 1, "weight"]
+    assert len(down) > 0
+    text = f"in {len(down)} of these SEM turns them down, by a weight of {down.mean():.2f} on average"
+    assert neuron_report.describe(found).endswith(text)
+    up = neuron_report.Report(found.latents, found.weights.assign(weight=1.5))
+    assert neuron_report.describe(up).endswith("in 0 of these SEM turns them down")
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

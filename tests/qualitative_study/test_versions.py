@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -105,6 +107,22 @@ def test_other_text_methods_by_name(study_world, tmp_path) -> None:
     assert list(pd.read_csv(tmp_path / "cp_bn_toy.csv")["version"]) == ["sem-bi", "orth-cali"]
 
 
+def test_options_are_those_of_the_settings_bias_attribute(
+    maker: VersionMaker, made, study_world, tmp_path
+) -> None:
+    shutil.copytree(study_world.root / "config", tmp_path / "config")
+    own = "orth-cali: {lam: 10.0, by_bias_attribute: {side: {lam: 0.5}}}"
+    path = tmp_path / "config" / "methods.yml"
+    path.write_text(path.read_text().replace("orth-cali: {lam: 10.0}", own))
+    config = load_study_config(tmp_path / "config" / "studies" / "toy.yml")
+    other = VersionMaker(config, maker.backbone, maker.store, "default", study_world.sae)
+    found = other.make(["vanilla", "orth-cali"])
+    assert torch.equal(found["vanilla"], made["vanilla"])
+    assert (found["orth-cali"] - made["orth-cali"]).abs().max() > 1e-3
+    first, second = (m.digests(["orth-cali"]) for m in (maker, other))
+    assert {name for name in first if first[name] != second[name]} == {"options"}
+
+
 @pytest.mark.parametrize(
     ("version", "message"),
     [
@@ -130,15 +148,33 @@ def test_an_sae_of_another_width_is_named(study_world, tmp_path) -> None:
 def test_the_figure_has_a_panel_a_version_with_a_pca_of_its_own(study_world, made, tmp_path) -> None:
     arguments = [*study_world.text, "--output-dir", str(tmp_path)]
     assert pca.main(arguments) == 0
-    assert (tmp_path / "pca_toy.pdf").read_bytes().startswith(b"%PDF")
-    assert (tmp_path / "pca_toy.png").stat().st_size > 0
-    table = pd.read_csv(tmp_path / "pca_toy.csv")
+    assert (tmp_path / "pca_job_side.pdf").read_bytes().startswith(b"%PDF")
+    assert (tmp_path / "pca_job_side.png").stat().st_size > 0
+    table = pd.read_csv(tmp_path / "pca_job_side.csv")
     assert len(table) == 4 * 3 * 6
     rows = made["orth-proj"].reshape(-1, 24).double().numpy()
     expected = PCA(n_components=2, random_state=42).fit_transform(rows)
     found = table[table["version"] == "orth-proj"]
     np.testing.assert_allclose(found[["x", "y"]], expected, atol=1e-5)
     assert list(found["value"].iloc[[0, 6, 12]]) == ["left", "right", "neutral"]
+
+
+def test_another_backbone_than_the_configs_is_named(maker: VersionMaker) -> None:
+    assert pca.file_stem(maker) == "pca_job_side"
+    study = replace(maker.study, backbone="other")
+    backbones = {**maker.config.backbones, "other": replace(maker.backbone, name="other", stem="other")}
+    config = replace(maker.config, backbones=backbones, qualitative=study)
+    changed = VersionMaker(config, maker.backbone, maker.store, "default")
+    assert pca.file_stem(changed) == "pca_job_side_toy"
+
+
+@pytest.mark.parametrize("number", [2, 7, 8, 20])
+def test_any_number_of_values_is_drawn_each_in_its_own_style(number: int) -> None:
+    values = [f"value {i}" for i in range(number)]
+    planes = {"vanilla": pca.project(torch.randn(number + 1, 5, 4))}
+    figure = pca.draw_figure(planes, values)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [*values, "neutral"]
+    assert len(set(pca._styles(values))) == number
 
 
 def test_panels_share_their_axes(made) -> None:
