@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from bias_evaluation.sections import unknown
 from debiasing_methods.errors import InputError, run_main
-from debiasing_methods.files import write_text
+from debiasing_methods.files import sha256_file, write_text
 from fair_search.ann import build_index, open_index, set_parameters
 from fair_search.audit import Contender, audit
 from fair_search.audit_files import means_table, write_audit
@@ -27,9 +27,11 @@ from fair_search.audit_inputs import (
 )
 from fair_search.audit_options import build_parser, checked
 from fair_search.backbones import find_backbone
+from fair_search.bias_files import load_bias
 from fair_search.cli import chosen_backbone, warnings_as_lines
 from fair_search.contenders import load_contenders
 from fair_search.judging import Judgement
+from fair_search.loading import weights_file
 from fair_search.query_files import read_matrix, take_column
 from fair_search.report.audit_report import AuditReport, Pictures
 from fair_search.report.figures import display_name
@@ -51,10 +53,11 @@ def run_audit(args: argparse.Namespace) -> int:
     )
     labels = query_labels(metadata, args.label_column, queries, args.metadata) if args.label_column else None
     pictures = _pictures(args, metadata)
+    text = _text(args)
     contenders, left_out = load_contenders(
         queries.values,
         args.methods,
-        text=_text(args),
+        text=text,
         bias=args.bias,
         weights=_weights(args.weights),
         seed=args.seed,
@@ -80,9 +83,10 @@ def run_audit(args: argparse.Namespace) -> int:
         )
     notes = tuple(f"{display_name(name)} is left out: {why}." for name, why in left_out.items())
     report = AuditReport(found, _Names(args, metadata), args.title, pictures, notes)
-    files = {name: getattr(args, name) for name in ("embeddings", "metadata", "queries", "ids")}
     options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-    write_audit(args.output_dir, report, files=files, options=options, left_out=left_out)
+    write_audit(
+        args.output_dir, report, digests=_digests(args, text, contenders), options=options, left_out=left_out
+    )
     _warn_unreadable(report)
     print(means_table(found))
     print(f"written: {args.output_dir / 'report.html'}, audit.csv, retrieved.csv, audit.json")
@@ -126,14 +130,36 @@ def _index(args: argparse.Namespace, embeddings: np.ndarray) -> Any:
         if args.faiss_parameters is not None:
             raise InputError("--faiss-parameters needs an index: give --faiss")
         return None
-    path = Path(args.faiss)
-    if path.suffix or path.is_file():
+    path = _index_file(args)
+    if path is not None:
         index = open_index(path, *embeddings.shape)
     else:
         index = build_index(embeddings, args.faiss, source=str(args.embeddings))
     if args.faiss_parameters is not None:
         set_parameters(index, args.faiss_parameters)
     return index
+
+
+def _index_file(args: argparse.Namespace) -> Path | None:
+    """Return the index that is read from a file; None where there is none, or it is built."""
+    path = None if args.faiss is None else Path(args.faiss)
+    return path if path is not None and (path.suffix or path.is_file()) else None
+
+
+def _digests(args: argparse.Namespace, text: TextEmbedder | None, methods: Iterable[str]) -> dict[str, str]:
+    """Digests of everything that an audit is made from."""
+    names = ("embeddings", "metadata", "ids", "queries", "query_names")
+    files = {name: getattr(args, name) for name in names} | {"index": _index_file(args)}
+    given = _weights(args.weights)
+    for method in methods:
+        path, _ = weights_file(method, text.backbone if text else None, given.get(method))
+        files[f"weights of {method}"] = path
+    digests = {name: sha256_file(path) for name, path in files.items() if path is not None}
+    if text is not None:
+        digests["text"] = text.digest  # of the text embeddings, or of the model and its checkpoint
+    if args.bias is not None:
+        digests["bias"] = load_bias(args.bias).digest
+    return digests
 
 
 def _warn_unreadable(report: AuditReport) -> None:

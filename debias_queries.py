@@ -28,6 +28,7 @@ from fair_search.loading import load_debiaser, weights_file
 from fair_search.query_files import TENSOR, read_matrix, read_queries, read_table, take_column
 from fair_search.transform_files import save_transform
 
+TRANSFORM, MANIFEST = ".transform.safetensors", ".manifest.json"  # suffixes of what stands beside the output
 _EPILOG = """
 examples:
   python debias_queries.py --queries queries.txt --method orth-proj --backbone ViT-B-16 --bias gender \\
@@ -105,23 +106,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         except ValueError as error:  # what a library's caller did wrong is here what the user did
             raise InputError(f"{args.queries}: {error}") from None
-        transform = _sibling(args.output, ".transform.safetensors")
+        transform = _sibling(args.output, TRANSFORM)
         exported = save_transform(transform, debiaser.image_transform(queries), len(queries))
     _save(args.output, embeddings)
     outputs = [args.output, transform] if exported else [args.output]
     if not exported:
         transform.unlink(missing_ok=True)  # one of another method, which these queries must not be used with
-    write_json(_sibling(args.output, ".manifest.json"), manifest(args, debiaser, queries, outputs))
-    print(f"wrote {', '.join(map(str, outputs))} and {_sibling(args.output, '.manifest.json')}")
+    write_json(_sibling(args.output, MANIFEST), manifest(args, debiaser, queries, outputs))
+    print(f"wrote {', '.join(map(str, outputs))} and {_sibling(args.output, MANIFEST)}")
     return 0
 
 
 def _check_output(args: argparse.Namespace) -> None:
     if args.output.suffix not in (".npy", ".safetensors"):
         raise InputError(f"--output {args.output}: the name must end with .npy or .safetensors")
-    inputs = (args.queries, args.weights, args.text_embeddings, args.reference_embeddings)
-    if any(path is not None and path.resolve() == args.output.resolve() for path in inputs):
-        raise InputError(f"--output {args.output} is one of the inputs; give another name")
+    names = ("queries", "checkpoint", "weights", "text_embeddings", "bias")
+    given = [getattr(args, name) for name in (*names, "reference_embeddings", "reference_metadata")]
+    inputs = {Path(path).resolve() for path in given if path is not None}
+    for path in (args.output, *(_sibling(args.output, suffix) for suffix in (TRANSFORM, MANIFEST))):
+        if path.resolve() in inputs:
+            raise InputError(f"--output {args.output}: {path} is one of the inputs; give another name")
     if args.seed < 0:
         raise InputError(f"--seed must be at least 0, got {args.seed}")
 
@@ -204,7 +208,7 @@ def manifest(
         "inputs": {name: _file(path) for name, path in files.items() if path is not None},
         "outputs": [_file(path) for path in outputs],
         "queries": {"rows": len(queries), "kind": "text" if texts else "embeddings", "truncated": truncated},
-        "versions": versions(),
+        "versions": versions("fair_search"),
     }
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import shutil
 import subprocess
 import sys
@@ -26,12 +25,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from benchmarks.sem_scoring import peak_mib
 from debiasing_methods.base import QueryGroup, Vanilla
 from debiasing_methods.errors import InputError, run_main
 from debiasing_methods.files import write_json
 from debiasing_methods.projections import OrthProj, PrismMini
 from fair_search.audit import Contender, Groups, audit
 from fair_search.judging import Judgement
+from fair_search.query_files import read_matrix
 
 OUTPUT = Path(__file__).resolve().parent / "output" / "audit.json"
 QUERIES, CLASSES, CHUNK = 25, 4, 16_384
@@ -64,7 +65,7 @@ def group_codes(rows: int) -> np.ndarray:
 
 def run_audit(path: Path, draws: int) -> dict[str, Any]:
     """Audit the file; rows, seconds and peak memory of this process."""
-    embeddings = np.load(path, mmap_mode="r")
+    embeddings = read_matrix(path, "image embeddings")  # as the command does
     rows, dim = embeddings.shape
     generator = torch.Generator().manual_seed(0)
     queries = torch.randn(QUERIES, dim, generator=generator)
@@ -90,7 +91,7 @@ def run_audit(path: Path, draws: int) -> dict[str, Any]:
         "rows": rows,
         "dim": dim,
         "seconds": round(seconds, 1),
-        "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_mib": round(peak_mib()),
         "max_skew": {name: round(float(value), 3) for name, value in skews.items()},
     }
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks.sem_scoring import peak_mib
 from debiasing_methods.errors import run_main
 from debiasing_methods.files import write_json
 from disentanglement_study.probes import ProbeSettings, cross_validate
@@ -142,7 +142,7 @@ def measure(name: str, tol: float) -> dict[str, Any]:
     }
     print(f"{name}: {latents.shape[0]} × {latents.shape[1]}, {facts['active_share']:.1%} positive")
     facts["ours"] = run_ours(latents, subjects, biases, tol)
-    facts["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    facts["peak_gib"] = peak_mib() / 1024
     if name != "large":
         for dtype in ("float32", "float64"):
             direct = run_direct(latents.astype(dtype), subjects, biases, tol)

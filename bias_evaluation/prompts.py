@@ -451,7 +451,8 @@ def _for_query(value: Any, query: str, filler: _Filler, where: str) -> tuple[Any
             raise unknown("query", name, ["all", *filler.queries], where)
         if not isinstance(entries, list):
             raise InputError(f"{where}: the entries of '{name}' must be a list, found {describe(entries)}")
-    entries = [*value.get("all", []), *value.get(query, [])]
+    own = value.get(query, []) if query != "all" else []  # a query may be called so
+    entries = [*value.get("all", []), *own]
     if not entries:
         raise InputError(f"{where}: no entries for '{query}'")
     return tuple(entries)

@@ -48,16 +48,23 @@ class ResultKey:
 
 
 @cache
-def versions() -> dict[str, str]:
-    """Versions of what decides a result's digits; `code` is a digest of this project's own modules."""
+def versions(*more: str) -> dict[str, str]:
+    """Versions of what decides a result's digits; `code` is a digest of this project's own modules.
+
+    Parameters
+    ----------
+    *more : str
+        Packages of the project that decide the digits too, beside those of the suite.
+    """
     names = ("torch", "numpy", "scipy", "open_clip_torch")
     found = {name: version(name) for name in names}
-    return {"python": platform.python_version(), **found, "code": _code_digest()}
+    return {"python": platform.python_version(), **found, "code": _code_digest(more)}
 
 
-def _code_digest() -> str:
+def _code_digest(more: tuple[str, ...]) -> str:
     root = Path(__file__).resolve().parents[1]
-    modules = sorted(chain(*(root.glob(f"{package}/*.py") for package in _PACKAGES)))
+    folders = [f"{package}/*.py" for package in _PACKAGES] + [f"{package}/**/*.py" for package in more]
+    modules = sorted(chain(*map(root.glob, folders)))
     return sha256_json({str(path.relative_to(root)): sha256_file(path) for path in modules})[:16]
 
 

@@ -140,11 +140,17 @@ def search_index(index: Any, queries: np.ndarray, length: int, keep: np.ndarray 
     Raises
     ------
     InputError
-        The index finds fewer than L images for a query, however many are asked for.
+        The index finds fewer than L images for a query, however many are asked for, or its ids are no rows.
     """
     fetch = min(index.ntotal, length if keep is None else 2 * length)
     while True:
         _, found = index.search(np.ascontiguousarray(queries, dtype=np.float32), fetch)
+        if found.max() >= index.ntotal:
+            raise InputError(
+                f"the FAISS index gives the id {found.max()}, but it has {index.ntotal} vectors: its ids "
+                f"must be the rows of the embeddings, 0 to {index.ntotal - 1}; build it without ids of its own "
+                f"(IDMap)"
+            )
         usable = found >= 0
         if keep is not None:
             usable &= keep[np.maximum(found, 0)]

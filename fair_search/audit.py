@@ -19,7 +19,7 @@ from debiasing_methods.linalg import unit
 from fair_search.bootstrap import list_length
 from fair_search.index_shift import compare_index
 from fair_search.judging import Judgement, Lists, judge
-from fair_search.ranking import CHUNK_ROWS, Scorer, TopLists, rank_images
+from fair_search.ranking import CHUNK_ROWS, Scorer, TopLists, bad_rows, rank_images
 
 REFERENCE_PER_GROUP = 1000
 
@@ -179,7 +179,7 @@ def audit(
     keep = groups.codes >= 0
     keep[reference] = False
     counts = _check_counts(groups, keep, how, len(reference))
-    scorers = make_scorers(embeddings, groups, contenders, reference, device)
+    scorers = make_scorers(embeddings, groups, contenders, reference, device, source)
     found = rank_images(
         embeddings,
         scorers,
@@ -223,6 +223,7 @@ def make_scorers(
     contenders: Mapping[str, Contender],
     reference: np.ndarray,
     device: str = "cpu",
+    source: str = "embeddings",
 ) -> dict[str, Scorer]:
     """Debias the queries of every method, and make its image transform.
 
@@ -235,15 +236,28 @@ def make_scorers(
         Rows of the labelled reference images, for the methods that need them.
     device : str
         Where the methods' tensors are.
+    source : str
+        Name of the embeddings' file, for error lines.
 
     Returns
     -------
     dict
         Name → `Scorer`.
+
+    Raises
+    ------
+    InputError
+        A reference image is NaN, infinite or all zero.
     """
     labelled = None
     if len(reference):
         images = torch.from_numpy(np.array(embeddings[reference], dtype=np.float32))
+        bad = bad_rows(images)
+        if len(bad):
+            raise InputError(
+                f"{source}: row {reference[int(bad[0])]} is NaN, infinite or all zero ({len(bad)} of "
+                f"{len(reference)} labelled reference images); make the embeddings anew"
+            )
         labelled = ReferenceImages(
             unit(images.to(device)),
             torch.from_numpy(groups.codes[reference].astype(np.int64)).to(device),

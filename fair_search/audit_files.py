@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bias_evaluation.results import versions
-from debiasing_methods.files import atomic_path, sha256_file, write_json, write_text
+from debiasing_methods.files import atomic_path, write_json, write_text
 from fair_search.audit import Audit
 from fair_search.fairness_metrics import METRICS
 from fair_search.judging import RANDOM_ORDER
@@ -25,7 +25,7 @@ def write_audit(
     folder: Path,
     report: AuditReport,
     *,
-    files: Mapping[str, Path | None],
+    digests: Mapping[str, str],
     options: Mapping[str, Any],
     left_out: Mapping[str, str],
 ) -> None:
@@ -36,8 +36,8 @@ def write_audit(
     folder : pathlib.Path
         Made where it is missing.
     report : AuditReport
-    files : mapping
-        What the audit was made from: name → file, whose digest is recorded.
+    digests : mapping
+        What the audit was made from: name → digest.
     options : mapping
         Options of the command, as plain values.
     left_out : mapping
@@ -49,11 +49,12 @@ def write_audit(
     _write_csv(folder / "retrieved.csv", retrieved(report))
     if found.approximate is not None:
         _write_csv(folder / "faiss.csv", found.approximate)
-    digests = {name: sha256_file(path) for name, path in files.items() if path}
+    else:
+        (folder / "faiss.csv").unlink(missing_ok=True)  # of an earlier audit
     record = summary(found) | {
         "options": dict(options),
         "left_out_methods": dict(left_out),
-        "digests": digests,
+        "digests": dict(digests),
     }
     write_json(folder / "audit.json", record)
 
@@ -93,7 +94,7 @@ def summary(found: Audit) -> dict[str, Any]:
         "measurement": asdict(found.how),
         "means": _records(means),
         "faiss": None if found.approximate is None else _records(found.approximate),
-        "versions": versions(),
+        "versions": versions("fair_search"),
     }
 
 

@@ -206,6 +206,7 @@ def image_groups(
         many.
     """
     text = take_column(metadata, attribute, path).map(label_text, na_action="ignore")
+    text = text.astype(object)  # an empty column is one of floats, which have no text
     text = text.where(text.str.strip() != "")
     found = sorted(text.dropna().unique())
     for value in values or ():

@@ -166,4 +166,6 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
     for name in ("draws", "thumbnails", "reference"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} must be at least 1, got {getattr(args, name)}")
+    if args.seed < 0:
+        raise InputError(f"--seed must be at least 0, got {args.seed}")
     return args

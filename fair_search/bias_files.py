@@ -10,7 +10,9 @@ A bias file (``config/bias/<name>.yml``, or one of the user's own) has the keys
 - ``like``: a prompt file of ``config/prompts/default/`` to take these from (optional);
 - ``diverse``: neutral sentences for SEM, as in a prompt file (optional; else what datasets share);
 - ``spurious``, ``candidates``, ``augmentations``, ``paraphrases``, ``harmful``, ``helpful``: in place
-  of those that are made (optional; as in a prompt file, where `{query}` is the query).
+  of those that are made (optional; as in a prompt file, where `{query}` is the query). Each is a list, or
+  a mapping query → list: a query takes its own list where there is one, else that under ``all``, else what
+  is made.
 
 The queries are anything at all. "A photo of a doctor." is taken as "a doctor" where a template writes it
 anew; English wording apart, nothing depends on the query's language.
@@ -20,7 +22,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ from bias_evaluation.prompts import (
     read_attribute,
     read_diverse,
 )
-from bias_evaluation.sections import Section, choices, read_yaml
+from bias_evaluation.sections import Section, choices, describe, read_yaml
 from debiasing_methods.errors import InputError
 from debiasing_methods.files import sha256_json
 from fair_search.config_files import config_folder, prompt_folder
@@ -60,7 +62,12 @@ DEFAULTS: dict[str, Any] = {
         ["A drawing of {query}.", "A drawing of {a_noun}."],
     ],
 }
+MOST_CHARACTERS = 10_000_000  # of a bias file when its aliases are written out
+_ENTRY_CHARACTERS = 100  # that an entry counts for beside its text
+_MOST_LEVELS = 10
 KINDS = ("spurious", "candidates", "augmentations", "paraphrases", "harmful", "helpful")
+ALL = "all"  # stands for every query that is not named
+_SOME_QUERY = "a query"
 _LEAD = re.compile(
     r"(?:(?:an?|the)\s+)?(?:photo|photograph|picture|image|portrait)\s+(?:of|showing)\s+", re.I
 )
@@ -83,7 +90,7 @@ class BiasFile:
     description : mapping
         Classes, templates and own sentences, as a prompt file has them.
     kinds : mapping
-        Kind of prompt → templates.
+        Kind of prompt → templates, or query → templates, where ``all`` stands for every other query.
     """
 
     attribute: str
@@ -119,15 +126,21 @@ class BiasFile:
         for position, query in enumerate(queries):
             if not query.strip():
                 raise InputError(f"query {position + 1} is blank; every query needs text")
+        by_query = any(isinstance(value, Mapping) for value in self.kinds.values())
+        parts = [[query] for query in queries] if by_query else [list(queries)]
+        groups = itertools.chain.from_iterable(map(self._expand, parts))
+        return SettingPrompts(tuple(map(_as_given, groups)), self.diverse, self.source)
+
+    def _expand(self, queries: Sequence[str]) -> tuple[PromptGroup, ...]:
+        """Expand queries together; where a kind of prompt is given by query, a single one."""
         section = {
             "bias": self.attribute,
             "query": "{query}",
             "queries": {query: bare(query) for query in queries},
-            **{kind: _for_these(value, queries) for kind, value in self.kinds.items()},
+            **{kind: _of_query(value, queries[0]) for kind, value in self.kinds.items() if queries},
         }
         attributes = Section({self.attribute: self.description}, self.source)
-        groups = expand_setting(Section(section, self.source), attributes, self.attribute)
-        return SettingPrompts(tuple(map(_as_given, groups)), self.diverse, self.source)
+        return expand_setting(Section(section, self.source), attributes, self.attribute)
 
 
 BiasLike = str | Path | Mapping[str, Any] | BiasFile
@@ -145,11 +158,21 @@ def _as_given(group: PromptGroup) -> PromptGroup:
     return replace(group, queries=(group.name,))
 
 
-def _for_these(value: Any, queries: Sequence[str]) -> Any:
-    """Keep the entries of a mapping query → templates that belong to these queries."""
+def _of_query(value: Any, query: str) -> Any:
+    """Return a query's own templates of a mapping, else those for all, if any; a list is for all."""
+    return value.get(query, value.get(ALL)) if isinstance(value, Mapping) else value
+
+
+def _by_query(value: Any, default: Any, where: str) -> Any:
+    """Check templates that are given by query, and put those that are made under 'all', if it is missing."""
     if not isinstance(value, Mapping):
         return value
-    return {name: entries for name, entries in value.items() if name == "all" or name in queries}
+    for query, entries in value.items():
+        if not isinstance(query, str) or not query.strip():
+            raise InputError(f"{where}: {describe(query)} is no query; put texts in quotes")
+        if not isinstance(entries, list):
+            raise InputError(f"{where}: the entries of '{query}' must be a list, found {describe(entries)}")
+    return value if default is None else {ALL: default, **value}
 
 
 def load_bias(bias: BiasLike) -> BiasFile:
@@ -210,28 +233,54 @@ def _read(document: Any, where: str) -> BiasFile:
         diverse = read_diverse(top.section("diverse", {"include": "diverse.yml"}), prompt_folder())
     given = {kind: top.any(kind) for kind in KINDS if kind in top}
     top.finish()
+    _check_size([given, description], where)
     words = {"{noun}": noun, "{a_noun}": article(noun)}
+    given = {kind: _by_query(v, DEFAULTS.get(kind), f"{where}: '{kind}'") for kind, v in given.items()}
     kinds = {kind: _put_noun(value, words) for kind, value in {**DEFAULTS, **given}.items()}
     description = {key: _put_noun(value, words) for key, value in description.items()}
     bias = BiasFile(attribute, (), diverse, where, description, kinds)
-    return _checked(bias, harmful="harmful" not in given)
+    return _checked(bias)
 
 
-def _checked(bias: BiasFile, *, harmful: bool) -> BiasFile:
-    """Expand a bias for some query, so that mistakes show now; add classes and, if asked, harmful pairs."""
-    [group] = bias.prompts(["a query"]).groups
+def _checked(bias: BiasFile) -> BiasFile:
+    """Expand a bias for the queries that it names and some other, so that mistakes show now.
+
+    Adds the classes and, for queries that no harmful pairs are given for, those pairs.
+    """
+    named = [query for value in bias.kinds.values() if isinstance(value, Mapping) for query in value]
+    group, *_ = bias.prompts(list(dict.fromkeys([_SOME_QUERY, *named]))).groups
     classes = tuple(group.common.bias_prompts)
     if len(classes) < 2:
         raise InputError(f"{bias.source}: 'classes' must hold at least two, found: {choices(classes)}")
-    if harmful:
-        pairs = _harmful_pairs(group.common.spurious)
-        bias = replace(bias, kinds={**bias.kinds, "harmful": pairs})
+    pairs = _harmful_pairs(group.common.spurious)
+    harmful = _by_query(bias.kinds.get("harmful", pairs), pairs, bias.source)
+    bias = replace(bias, kinds={**bias.kinds, "harmful": harmful})
     return replace(bias, classes=classes)
 
 
 def _harmful_pairs(spurious: Sequence[str]) -> list[list[str]]:
     """Every two prompts that name the classes: their difference is the bias."""
     return [list(pair) for pair in itertools.combinations(dict.fromkeys(spurious), 2)]
+
+
+def _check_size(document: Any, where: str) -> None:
+    """Raise where aliases make a few lines stand for more than fits any memory, or for themselves."""
+    left = MOST_CHARACTERS
+    for value, level in _values(document, 0):
+        left -= _ENTRY_CHARACTERS + (len(value) if isinstance(value, str) else 0)
+        if left < 0 or level > _MOST_LEVELS:
+            much = f"more than {_MOST_LEVELS} levels" if left >= 0 else f"over {MOST_CHARACTERS} characters"
+            raise InputError(
+                f"{where}: it has {much} when its aliases (*name) are written out; make it smaller"
+            )
+
+
+def _values(value: Any, level: int) -> Iterator[tuple[Any, int]]:
+    """Give every value of a document with its level; the one who asks stops."""
+    yield value, level
+    if isinstance(value, Mapping | list):
+        for entry in value.values() if isinstance(value, Mapping) else value:
+            yield from _values(entry, level + 1)
 
 
 def _put_noun(value: Any, words: Mapping[str, str]) -> Any:

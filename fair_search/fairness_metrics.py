@@ -53,7 +53,7 @@ METRICS: dict[str, Metric] = {
                "twice too many."),
         Metric("min_skew", "MinSkew", 0.0, "near 0", (-np.inf, 0.0),
                "The most under-represented group: −0.69 is half of what it should be. A group with no image "
-               "counts as half an image."),
+               "counts as half an image, or as half its desired share where that is less."),
         Metric("ndkl", "NDKL", 0.0, "lower", (0.0, np.inf),
                "KL of every top part of the list, from the first image to the K-th, averaged with more "
                "weight on the first."),
@@ -90,12 +90,13 @@ def min_skew(shares: np.ndarray, desired: np.ndarray, k: int) -> np.ndarray:
 
     Notes
     -----
-    A group without an image has ln 0. It counts as half an image (1/2K) instead, so that the value is finite,
-    still the lowest a group can have, and does not drown all others in a mean.
+    A group without an image has ln 0. It counts as half an image (1/2K) instead, or as half its desired share
+    where that is less (a group so rare that K images need not hold any), so that the value is finite, lower
+    than with an image, and does not drown all others in a mean. As defined, MinSkew is never above 0.
     """
     safe = np.where(desired > 0, desired, 1.0)
-    ratios = log_ratios(np.maximum(shares, 0.5 / k), safe)
-    return np.where(desired > 0, ratios, np.inf).min(-1)
+    ratios = log_ratios(np.maximum(shares, np.minimum(0.5 / k, safe / 2)), safe)
+    return np.minimum(0.0, np.where(desired > 0, ratios, np.inf).min(-1))
 
 
 def parity_ratio(shares: np.ndarray, population: np.ndarray) -> np.ndarray:

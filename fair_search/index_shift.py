@@ -6,6 +6,7 @@ Symbols: N images, Q queries, L length of the lists, K depth.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,16 +68,18 @@ def compare_index(
             f"holds them as they were; add vanilla, or leave the index out"
         )
     population = np.bincount(codes[keep], minlength=int(codes.max()) + 1) / keep.sum()
-    top = max(how.ks)
+    may_be_found = None if keep.all() else keep
     rows: list[tuple[object, ...]] = []
     for name in names:
         text = unit(torch.cat(list(scorers[name].text)).float()).cpu().numpy()
-        approximate = search_index(index, text, top, keep)
         one = exact.methods.index(name)
-        trio = np.stack([exact.rows[0, :, :top], exact.rows[one, :, :top], approximate])
-        found = None if relevant is None else relevant(trio)
-        lists = Lists(("first", "exact", "approximate"), exact.queries, trio, codes[trio], found)
-        rows += [(name, *row) for row in _shifts(lists, evaluate(lists, None, population, how), how.ks)]
+        for k in how.ks:  # a search for more images may look further, so its first K are not a search for K
+            approximate = search_index(index, text, k, may_be_found)
+            trio = np.stack([exact.rows[0, :, :k], exact.rows[one, :, :k], approximate])
+            found = None if relevant is None else relevant(trio)
+            lists = Lists(("first", "exact", "approximate"), exact.queries, trio, codes[trio], found)
+            values = evaluate(lists, None, population, replace(how, ks=(k,)))
+            rows += [(name, *row) for row in _shifts(lists, values, (k,))]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

@@ -5,6 +5,7 @@ Symbols: Q queries, n rows, d embedding dimension.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,15 @@ def read_table(path: Path, what: str) -> pd.DataFrame:
             return pd.read_feather(path)
         separator = _SEPARATORS.get(suffix, ",")
         options = {"dtype": str, "keep_default_na": False, "na_values": [""], "skip_blank_lines": False}
-        return pd.read_csv(path, sep=separator, encoding="utf-8-sig", **options)
+        with warnings.catch_warnings():
+            # rows with more fields than the header: pandas takes the first for an index, or drops the last
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(path, sep=separator, encoding="utf-8-sig", index_col=False, **options)
+    except pd.errors.ParserWarning:
+        raise InputError(
+            f"{what} cannot be read as a table: {path}: rows have more fields than the header; put quotes "
+            f"around texts that hold '{separator}'"
+        ) from None
     except Exception as error:  # pandas and pyarrow raise many kinds for damaged files
         raise InputError(f"{what} cannot be read as a table: {path}: {str(error).strip()}") from None
 
@@ -116,7 +125,7 @@ def take_column(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
 
 
 def read_matrix(path: Path, what: str) -> np.ndarray:
-    """Read a float matrix ``(n, d)`` from ``.npy`` (memory-mapped) or ``.safetensors``.
+    """Read a float matrix ``(n, d)`` from ``.npy`` (memory-mapped) or ``.safetensors``; it is read-only.
 
     Raises
     ------
@@ -134,4 +143,5 @@ def read_matrix(path: Path, what: str) -> np.ndarray:
         raise InputError(
             f"{path} holds {array.dtype} of shape {array.shape}; a float matrix (rows, width) is needed"
         )
+    array.flags.writeable = False  # so that whoever reads it in chunks may give its pages back
     return array

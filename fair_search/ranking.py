@@ -75,7 +75,8 @@ def read_chunks(
     Parameters
     ----------
     embeddings : ndarray of shape (N, d)
-        Any float dtype. Pages of a read-only memory map are given back after each chunk.
+        Any float dtype. Pages of a memory map that cannot be written to (`read_matrix` makes such) are given
+        back after each chunk.
     chunk_rows : int
         n.
     source : str
@@ -91,19 +92,36 @@ def read_chunks(
     InputError
         A row is NaN, infinite or all zero.
     """
-    mapped = embeddings.base if isinstance(embeddings, np.memmap) and embeddings.mode == "r" else None
+    mapped = _read_only_map(embeddings)
     for start in range(0, len(embeddings), chunk_rows):
         chunk = torch.from_numpy(np.array(embeddings[start : start + chunk_rows], dtype=np.float32))
-        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
             mapped.madvise(mmap.MADV_DONTNEED)  # else every page read stays in the memory of this process
-        norms = torch.linalg.vector_norm(chunk, dim=1)
-        bad = torch.nonzero(~torch.isfinite(norms) | (norms == 0)).flatten()
+        bad = bad_rows(chunk)
         if len(bad):
             raise InputError(
                 f"{source}: row {start + int(bad[0])} is NaN, infinite or all zero ({len(bad)} of rows "
                 f"{start} to {start + len(chunk) - 1}); make the embeddings anew"
             )
         yield start, chunk
+
+
+def bad_rows(rows: Tensor) -> Tensor:
+    """Find the rows of ``(n, d)`` that are NaN, infinite or all zero; their places, int64."""
+    norms = torch.linalg.vector_norm(rows, dim=1)
+    return torch.nonzero(~torch.isfinite(norms) | (norms == 0)).flatten()
+
+
+def _read_only_map(embeddings: np.ndarray) -> mmap.mmap | None:
+    """Return the memory map below an array whose pages can be given back and read again.
+
+    Of a copy-on-write map that could be written to, changes would be lost with the pages.
+    """
+    if not isinstance(embeddings, np.memmap) or embeddings.mode not in ("r", "c"):
+        return None
+    if embeddings.flags.writeable or not isinstance(embeddings.base, mmap.mmap):
+        return None
+    return embeddings.base
 
 
 class TopListsBuilder:

@@ -23,7 +23,7 @@ from bias_evaluation.encoder import (
     read_text_embeddings,
 )
 from debiasing_methods.errors import InputError
-from debiasing_methods.files import sha256_file
+from debiasing_methods.files import check_unpacked_size, sha256_file
 
 
 class TruncatedTextWarning(UserWarning):
@@ -146,7 +146,8 @@ def _existing(path: Path) -> Path:
 def _width(path: Path) -> int:
     """Width of the embeddings in a file of text embeddings."""
     try:
-        with np.load(_existing(path), allow_pickle=False) as arrays:
+        check_unpacked_size(_existing(path))
+        with np.load(path, allow_pickle=False) as arrays:
             return int(arrays["embeddings"].shape[1])
     except InputError:
         raise

@@ -147,6 +147,16 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "embeddings with the query": ("raw.npy", {"method": "orth-cali"}, "give texts"),
     "another output": ("queries.txt", {"output": "out.csv"}, "must end with .npy or .safetensors"),
     "output is input": ("raw.npy", {"output": "raw.npy"}, "is one of the inputs"),
+    "output is the checkpoint": (
+        "queries.txt",
+        {"output": "m.npy", "checkpoint": "m.npy"},
+        "m.npy is one of the",
+    ),
+    "transform is the weights": (
+        "queries.txt",
+        {"method": "prism", "weights": "out.transform.safetensors"},
+        "out.transform.safetensors is one of the inputs",
+    ),
     "another method": ("queries.txt", {"method": "orth"}, "unknown method 'orth'"),
     "no bias": ("queries.txt", {"bias": None}, "needs a bias file"),
     "weights alone": ("queries.txt", {"backbone": None}, "give --backbone"),
@@ -169,7 +179,8 @@ def test_bad_input_is_one_line(run: Any, folder: Path, case: str) -> None:
     np.save(folder / "nan.npy", rows)
     queries, options, line = BAD[case]
     before = set(folder.iterdir())
-    code, error = run(queries, **options)
+    files = {key: folder / value for key, value in options.items() if key in ("checkpoint", "weights")}
+    code, error = run(queries, **options | files)
     assert (code, error.count("\n")) == (2, 1)
     assert error.startswith("error: ")
     assert line in error

@@ -102,3 +102,25 @@ def test_bad_indices(world, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(InputError, match="pip install faiss-cpu"):
         build_index(world[0], "Flat")
+
+
+def test_each_depth_is_searched_for_itself_and_no_more_than_needed(world, monkeypatch):
+    asked = []
+
+    class Watched:
+        def __init__(self, index):
+            self.index, self.ntotal = index, index.ntotal
+
+        def search(self, queries, length):
+            asked.append(length)
+            return self.index.search(queries, length)
+
+    run(world, Watched(build_index(world[0], "Flat")))
+    assert asked == list(HOW.ks)
+
+
+def test_ids_that_are_no_rows(world):
+    index = faiss.index_factory(D, "IDMap,Flat", faiss.METRIC_INNER_PRODUCT)
+    index.add_with_ids(world[0].astype(np.float32), np.arange(N) + 10**6)
+    with pytest.raises(InputError, match=f"but it has {N} vectors: its ids must be the rows"):
+        run(world, index)

@@ -177,3 +177,23 @@ def test_misuse(world):
 def test_reference_of_a_group_of_one():
     with pytest.raises(InputError, match=r"group 'b' has 1 image\(s\)"):
         draw_reference(Groups("kind", ("a", "b"), np.array([0, 0, 0, 1])), 10, 0)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
+def test_reference_image_that_cannot_be_normalised(world, value):
+    images, groups, queries = world
+    row = int(draw_reference(groups, 10, HOW.seed)[7])
+    bad = images.copy()
+    bad[row] = value
+    with pytest.raises(
+        InputError, match=rf"a.npy: row {row} is NaN, infinite or all zero \(1 of 30 labelled"
+    ):
+        audit(
+            bad,
+            groups,
+            contenders(queries, BendVLM(num_neighbors=3)),
+            NAMES,
+            HOW,
+            reference_per_group=10,
+            source="a.npy",
+        )

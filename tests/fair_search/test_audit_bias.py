@@ -83,7 +83,8 @@ def test_all_methods_side_by_side(system, search_world, tmp_path, capsys):
     assert record["methods"] == list(METHODS)
     assert record["reference_images"] == 20 + 40
     assert record["groups"] == {"Female": 40, "Male": 20}
-    assert set(record["digests"]) == {"embeddings", "metadata", "queries"}
+    trained = {f"weights of {name}" for name in METHODS if search_world.weights(name)}
+    assert set(record["digests"]) == {"embeddings", "metadata", "queries", "text", "bias", *trained}
     assert "data:image/jpeg" in (tmp_path / "report.html").read_text()
 
 
@@ -117,6 +118,8 @@ def test_index(system, tmp_path, capsys):
     assert run(system[1], *more) == 0
     assert (pd.read_csv(tmp_path / "faiss.csv")["recall"] == 1).all()
     report = (tmp_path / "report.html").read_text()
+    assert run(system[1], "--methods", "vanilla", "--output-dir", tmp_path) == 0
+    assert not (tmp_path / "faiss.csv").exists()
     assert "Approximate search" in report
     assert "Not searched through the index: PRISM-mini" in report
     assert "--faiss-parameters needs an index" in error_line(
@@ -136,6 +139,7 @@ def test_index(system, tmp_path, capsys):
         (["--show-methods", "prism", "--methods", "vanilla"], "unknown method 'prism'; choose from: vanilla"),
         (["--images", "nowhere"], "folder of the images not found: nowhere"),
         (["--draws", "0"], "--draws must be at least 1, got 0"),
+        (["--seed", "-1"], "--seed must be at least 0, got -1"),
         (["--query-labels", "wanted"], "--query-labels needs --label-column"),
         (["--embeddings", "none.npy"], "image embeddings not found: none.npy"),
     ],

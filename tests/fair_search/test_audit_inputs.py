@@ -142,3 +142,15 @@ def test_queries_that_cannot_be_used(files):
     )
     with pytest.raises(InputError, match=r"t\.csv: labels of the queries: unknown 'job' 'pilot'"):
         query_labels(TABLE, "job", odd, "t.csv")
+
+
+def test_column_without_any_value():
+    with pytest.raises(InputError, match=r"t\.csv: 'x' has no value at all; an audit compares"):
+        image_groups(pd.DataFrame({"x": [np.nan, np.nan]}), "x", "t.csv")
+
+
+@pytest.mark.parametrize("rows", ["a,b\n1,2,3\n4,5,6\n", "a,b\n1,2\n4,5,6\n", "a,b\n1,2,3\n4,5\n"])
+def test_rows_of_more_fields_than_the_header(tmp_path, rows):
+    (tmp_path / "t.csv").write_text(rows)
+    with pytest.raises(InputError, match=r"metadata cannot be read as a table: .*t\.csv: "):
+        read_metadata_rows(tmp_path / "t.csv", 2)

@@ -97,8 +97,38 @@ def test_every_two_classes_make_a_harmful_pair() -> None:
 def test_own_prompts_replace_those_that_are_made() -> None:
     bias = load_bias(own(paraphrases={"all": ["Here is {query}."], "surf": ["A big wave."], "x": ["y"]}))
     groups = bias.prompts(["surf", "a tree"]).groups
-    assert groups[0].common.paraphrases == (("Here is surf.", "A big wave."),)
+    assert groups[0].common.paraphrases == (("A big wave.",),)
     assert groups[1].common.paraphrases == (("Here is a tree.",),)
+
+
+@pytest.mark.parametrize(
+    "kind", ["spurious", "candidates", "augmentations", "paraphrases", "harmful", "helpful"]
+)
+def test_every_kind_may_be_given_by_query(kind: str) -> None:
+    own_list = [["A wave.", "A wall."]] if kind in ("harmful", "helpful") else ["A wave."]
+    made = load_bias(own()).prompts(["a tree", "all"]).groups
+    surf, tree, named_all = (
+        load_bias(own(**{kind: {"surf": own_list}})).prompts(["surf", "a tree", "all"]).groups
+    )
+    expected = (("A wave.", "A wall."),) if kind in ("harmful", "helpful") else ("A wave.",)
+    assert getattr(surf.common, kind) == ((expected,) if kind == "paraphrases" else expected)
+    assert (tree.common, named_all.common) == (made[0].common, made[1].common)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "paraphrases: &a [*a]",
+        "own: &a {sunny: *a}",
+        "paraphrases: [" + "&b [" + "x, " * 99 + "x]" + "]\nhelpful:\n" + "- [*b, *b]\n" * 2000,
+        "templates:\n- &x [" + "a, " * 99 + "]\n- &y [" + "*x, " * 99 + "]\n- &z [" + "*y, " * 99 + "]",
+        "templates: [&x '" + "{noun}" * 10_000 + "'" + ", *x" * 1000 + "]",
+    ],
+)
+def test_aliases_that_stand_for_too_much(tmp_path: Path, text: str) -> None:
+    (tmp_path / "b.yml").write_text(f"bias: weather\nnoun: day\nclasses: [sunny, rainy]\n{text}\n")
+    with pytest.raises(InputError, match="when its aliases"):
+        load_bias(tmp_path / "b.yml")
 
 
 def test_words_of_a_class_may_differ_from_its_name() -> None:
@@ -127,6 +157,10 @@ def test_the_digest_belongs_to_the_prompts() -> None:
         ({"like": "nowhere"}, "prompt file not found"),
         ({"like": "fairface"}, "unknown bias attribute 'weather'"),
         ({"helpful": ["one"]}, "must be a pair"),
+        ({"paraphrases": {"surf": "one"}}, "the entries of 'surf' must be a list, found 'one'"),
+        ({"paraphrases": {"surf": None}}, "the entries of 'surf' must be a list, found nothing"),
+        ({"paraphrases": {"surf": ["{this}"]}}, "unknown placeholder 'this'"),
+        ({"candidates": {3: ["a"]}}, "3 is no query; put texts in quotes"),
         ({"own": {"windy": ["A storm."]}}, "unknown key 'windy'"),
     ],
 )

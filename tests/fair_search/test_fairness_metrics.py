@@ -43,6 +43,18 @@ def test_absent_group():
     assert found["dp_ratio"] == 0
 
 
+def test_min_skew_of_a_rare_absent_group_is_below_zero():
+    found = at([0] * 10, [0.99, 0.01], [0.99, 0.01], 10)
+    assert found["min_skew"] == pytest.approx(math.log(0.5))  # half its desired share, not half an image
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 30))
+def test_min_skew_is_never_above_zero(seed, k):
+    random = np.random.default_rng(seed)
+    desired = random.dirichlet(np.full(4, 0.3))
+    assert at(random.integers(4, size=k), desired, desired, k)["min_skew"] <= 0
+
+
 def test_group_that_no_draw_holds_is_left_out():
     found = at([0, 1, 1, 0], [0.5, 0.5, 0.0], [0.5, 0.5, 0.0], 4)
     assert found["min_skew"] == found["max_skew"] == found["kl"] == pytest.approx(0)

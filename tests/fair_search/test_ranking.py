@@ -1,5 +1,7 @@
 """Lists from chunks of a memory map against a sort of all scores at once."""
 
+import mmap
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,9 @@ from hypothesis import strategies as st
 from debiasing_methods.base import IdentityTransform, Vanilla
 from debiasing_methods.errors import InputError
 from debiasing_methods.registry import METHODS
+from fair_search import ranking
 from fair_search.audit import Contender, Groups, make_scorers
+from fair_search.query_files import read_matrix
 from fair_search.ranking import Scorer, TopListsBuilder, rank_images, read_chunks
 
 D = 8
@@ -96,3 +100,33 @@ def test_lists_longer_than_what_there_is(mapped):
         rank_images(mapped, vanilla(torch.ones(3, D)), 1001)
     with pytest.raises(ValueError, match="keep has shape"):
         rank_images(mapped, vanilla(torch.ones(3, D)), 1, keep=np.ones(3, bool))
+
+
+def pages_given_back(embeddings, monkeypatch):
+    """How many chunks give their pages back."""
+    given = []
+    monkeypatch.setattr("fair_search.ranking.mmap.MADV_DONTNEED", 4, raising=False)
+
+    class Map(mmap.mmap):
+        def madvise(self, *_):
+            given.append(1)
+
+    monkeypatch.setattr("fair_search.ranking._read_only_map", lambda rows: real(rows) and Map(-1, 1))
+    list(read_chunks(embeddings, 100))
+    return len(given)
+
+
+real = ranking._read_only_map
+
+
+def test_pages_of_what_the_command_reads_are_given_back(mapped, tmp_path, monkeypatch):
+    read = read_matrix(tmp_path / "images.npy", "images")
+    assert read.mode == "c"
+    assert pages_given_back(read, monkeypatch) == pages_given_back(mapped, monkeypatch) == 10
+    assert (np.concatenate([chunk.numpy() for _, chunk in read_chunks(read, 64)]) == read).all()
+
+
+def test_changes_of_a_map_that_are_not_in_the_file_stay(mapped, tmp_path):
+    changed = np.load(tmp_path / "images.npy", mmap_mode="c")
+    changed[:] = 1
+    assert all((chunk == 1).all() for _, chunk in read_chunks(changed, 64))
