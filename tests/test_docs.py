@@ -64,7 +64,7 @@ def commands() -> Iterator[list[str]]:
     for page in PAGES:
         text = page.read_text().replace("\\\n", " ")
         for line in re.findall(r"^python ([\w/]+\.py .*)$", text, flags=re.M):
-            yield shlex.split(line)
+            yield shlex.split(line, comments=True)
 
 
 @pytest.mark.parametrize("command", list(commands()), ids=lambda command: " ".join(command)[:60])

@@ -24,7 +24,6 @@ from bias_evaluation.metadata import build_metadata
 from bias_evaluation.shards import parts_folder
 from debiasing_methods import zsdebias_training
 from debiasing_methods.errors import InputError
-from tests.bias_evaluation.conftest import make_backbone, save_tiny_clip, tiny_clip  # noqa: F401
 from tests.bias_evaluation.test_main_eval import World, template, world  # noqa: F401
 from tests.debiasing_methods.test_prism_training import Command, command, write_config  # noqa: F401
 from tests.debiasing_methods.test_zsdebias_training import _arguments, project  # noqa: F401
@@ -134,7 +133,7 @@ def on_ray(backbone: Backbone) -> Any:
 
 
 def test_embeddings_are_the_local_ones_to_the_last_bit_though_a_worker_is_lost(
-    make_backbone: Callable[..., Backbone],  # noqa: F811
+    make_backbone: Callable[..., Backbone],
     images: Path,
 ) -> None:
     backbone = make_backbone()
@@ -151,7 +150,7 @@ def test_embeddings_are_the_local_ones_to_the_last_bit_though_a_worker_is_lost(
 
 
 def test_a_worker_with_other_weights_is_one_line_and_shards_are_kept(
-    make_backbone: Callable[..., Backbone],  # noqa: F811
+    make_backbone: Callable[..., Backbone],
     images: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -181,7 +180,7 @@ def test_a_worker_with_other_weights_is_one_line_and_shards_are_kept(
 
 
 def test_an_image_that_ends_every_worker_is_one_line_and_shards_are_kept(
-    make_backbone: Callable[..., Backbone],  # noqa: F811
+    make_backbone: Callable[..., Backbone],
     images: Path,
 ) -> None:
     backbone = make_backbone()
