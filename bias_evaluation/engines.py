@@ -114,7 +114,7 @@ def ray_session() -> Iterator[ModuleType]:
     local = {} if address else {"include_dashboard": False, "num_cpus": _usable_cores()}
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # of many kinds, plain ones among them
         raise InputError(f"{_named(address)}: {_first_line(error)}") from None
     try:
         yield ray
