@@ -148,8 +148,7 @@ def search_index(index: Any, queries: np.ndarray, length: int, keep: np.ndarray 
         if found.max() >= index.ntotal:
             raise InputError(
                 f"the FAISS index gives the id {found.max()}, but it has {index.ntotal} vectors: its ids "
-                f"must be the rows of the embeddings, 0 to {index.ntotal - 1}; build it without ids of its own "
-                f"(IDMap)"
+                f"must be the rows of the embeddings, from 0; build it without ids of its own (IDMap)"
             )
         usable = found >= 0
         if keep is not None:

@@ -19,7 +19,7 @@ from debiasing_methods.linalg import unit
 from fair_search.bootstrap import list_length
 from fair_search.index_shift import compare_index
 from fair_search.judging import Judgement, Lists, judge
-from fair_search.ranking import CHUNK_ROWS, Scorer, TopLists, bad_rows, rank_images
+from fair_search.ranking import CHUNK_ROWS, Scorer, TopLists, bad_rows, rank_images, read_rows
 
 REFERENCE_PER_GROUP = 1000
 
@@ -251,7 +251,7 @@ def make_scorers(
     """
     labelled = None
     if len(reference):
-        images = torch.from_numpy(np.array(embeddings[reference], dtype=np.float32))
+        images = read_rows(embeddings, reference)
         bad = bad_rows(images)
         if len(bad):
             raise InputError(

@@ -167,7 +167,8 @@ def _joined(table: pd.DataFrame, named: pd.Series, wanted: pd.Series, path: Path
     if (at < 0).any():
         raise InputError(
             f"{(at < 0).sum()} of {len(wanted)} ids in {ids} are not in {path}, the first: "
-            f"'{wanted[at < 0].iloc[0]}'; ids there look like '{named.iloc[0]}'"
+            f"'{wanted[at < 0].iloc[0]}'; "
+            + (f"ids there look like '{named.iloc[0]}'" if len(named) else "there are none")
         )
     return table.iloc[at].reset_index(drop=True)
 

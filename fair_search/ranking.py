@@ -94,7 +94,7 @@ def read_chunks(
     """
     mapped = _read_only_map(embeddings)
     for start in range(0, len(embeddings), chunk_rows):
-        chunk = torch.from_numpy(np.array(embeddings[start : start + chunk_rows], dtype=np.float32))
+        chunk = read_rows(embeddings, slice(start, start + chunk_rows))
         if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
             mapped.madvise(mmap.MADV_DONTNEED)  # else every page read stays in the memory of this process
         bad = bad_rows(chunk)
@@ -104,6 +104,12 @@ def read_chunks(
                 f"{start} to {start + len(chunk) - 1}); make the embeddings anew"
             )
         yield start, chunk
+
+
+def read_rows(embeddings: np.ndarray, rows: slice | np.ndarray) -> Tensor:
+    """Copy rows as float32, ``(n, d)``; what that cannot hold is infinite or zero, for `bad_rows` to find."""
+    with np.errstate(over="ignore", under="ignore"):
+        return torch.from_numpy(np.array(embeddings[rows], dtype=np.float32))
 
 
 def bad_rows(rows: Tensor) -> Tensor:

@@ -22,9 +22,10 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from fault_world import DIM, N, World
+from fault_world import BIAS, DIM, N, World
 
 EVALUATE = ("--settings", "shape_color", "--methods", "vanilla")
+NEVER = "never"  # a folder of the working folder that a reader makes when it executes what it reads
 RESULT = "toy_zs-classification_shape-color_clip-alpha_vanilla.json"
 
 
@@ -84,7 +85,7 @@ def damaged(good: bytes) -> Iterator[tuple[str, bytes]]:
     yield "zeros", bytes(len(good))
     yield "text", b"hello\n"
     yield "noise", np.random.default_rng(0).bytes(500)
-    yield "a pickle", pickle.dumps(Evil("/tmp/never"))
+    yield "a pickle", pickle.dumps(Evil(NEVER))
     yield "JSON", b'{"a": 1}'
     yield "a zip archive", as_npz(a=np.ones(3))
 
@@ -103,7 +104,7 @@ HEADERS = {
     "a shape of text": npy_of("('a', 12)"),
     "a dtype of objects": npy_of("(60, 12)", "'|O'"),
     "a dtype of no kind": npy_of("(60, 12)", "'<q99'"),
-    "code for a shape": npy_of("(__import__('os').mkdir('/tmp/never'),)"),
+    "code for a shape": npy_of("(__import__('os').mkdir('never'),)"),
     "version 9": b"\x93NUMPY\x09\x00" + bytes(200),
 }
 
@@ -222,7 +223,7 @@ def bad_weights(good: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
     yield from damaged(content)
     for what in ([1, 2], torch.ones(3), "text", {}, {"model": {}}, {0: torch.ones(2)}, None):
         yield f"a {type(what).__name__} {str(what)[:20]}", as_torch(what)
-    yield "code", as_torch({**good, "more": Evil("/tmp/never")})
+    yield "code", as_torch({**good, "more": Evil(NEVER)})
     packed = io.BytesIO()
     with (
         zipfile.ZipFile(io.BytesIO(content)) as old,
@@ -284,8 +285,8 @@ YAML = {
     "a tab": b"a:\n\t- 1\n",
     "not UTF-8": b"\xff\xfe\x00a",
     "a NUL": b"a: b\x00c\n",
-    "code": b"!!python/object/apply:os.mkdir [/tmp/never]\n",
-    "code inside": b"dataset: !!python/object/apply:os.mkdir [/tmp/never]\n",
+    "code": b"!!python/object/apply:os.mkdir [never]\n",
+    "code inside": b"dataset: !!python/object/apply:os.mkdir [never]\n",
     "a name": b"dataset: !!python/name:os.system\n",
     "a key twice": b"dataset: a\ndataset: b\n",
     "an alias of nothing": b"dataset: *a\n",
@@ -396,6 +397,69 @@ def corpus(world: World) -> Iterator[Bad]:
         for what, content in cases:
             yield Bad(what, command, str(path.relative_to(world.root)), content, more)
     yield from documents(world)
+    yield from searches(world)
+
+
+def searches(world: World) -> Iterator[Bad]:
+    """Break what the commands on search systems read: some of each kind for one, fewer for the other."""
+    rows, text = np.load(world.embeddings), world.text.read_bytes()
+    of_text = [case for case in bad_text(text) if case[0] != "a prompt less"]  # which these do not need
+    metadata = [(what, content) for what, content in bad_metadata(_metadata(world)) if "shape" not in what]
+    sources: list[tuple[str, Path, Iterator[tuple[str, bytes]]]] = [
+        ("audit", world.embeddings, islice(bad_embeddings(rows), 0, None, 2)),
+        ("audit", world.data / "metadata.feather", iter(metadata)),
+        ("audit", world.text, iter(of_text)),
+        ("audit", world.root / "bias.yml", bad_biases()),
+        ("audit", world.root / "queries.csv", bad_queries()),
+        ("audit", world.root / "ids.txt", bad_queries()),
+        ("debias", world.embeddings, islice(bad_embeddings(rows), 0, None, 4)),
+        ("debias", world.data / "metadata.feather", iter(metadata[:12])),
+        ("debias", world.text, islice(of_text, 0, None, 4)),
+        ("debias", world.root / "bias.yml", bad_biases()),
+        ("debias", world.root / "queries.csv", bad_queries()),
+        ("debias", world.sae, islice(bad_weights(load(world.sae)), 0, None, 3)),
+    ]
+    for kind in ("sae", "prism", "zsdebias"):
+        path = world.weights(kind)
+        sources.append(("audit", path, islice(bad_weights(load(path)), 0, None, 12)))
+    for command, path, cases in sources:
+        for what, content in cases:
+            yield Bad(what, command, str(path.relative_to(world.root)), content)
+
+
+def bad_biases() -> Iterator[tuple[str, bytes]]:
+    """Break a bias file."""
+    yield from YAML.items()
+    good = yaml.safe_dump(BIAS)
+    for what, line in {
+        "a list of itself": "helpful: &a [*a]",
+        "a mapping of itself": "own: &a {red: *a}",
+        "a bomb": "harmful: &b0 [x]\n"
+        + "".join(
+            f"{kind}: &b{i + 1} [{', '.join([f'*b{i}'] * 99)}]\n"
+            for i, kind in enumerate(("helpful", "spurious", "candidates", "augmentations", "own"))
+        ),
+        "no query": "candidates: {3: [a]}",
+        "no list": "candidates: {a ball: a}",
+        "a pair too few": "helpful: {a ball: [[a]]}",
+    }.items():
+        yield what, f"{good}{line}\n".encode()
+    for key, value in (("classes", ["red"]), ("noun", 3), ("templates", ["{this}"]), ("like", "../..")):
+        yield f"{key} {value}", yaml.safe_dump({**BIAS, key: value}).encode()
+
+
+def bad_queries() -> Iterator[tuple[str, bytes]]:
+    """Break a table of queries, or a list of ids."""
+    yield from {
+        "empty": b"",
+        "a header": b"query\n",
+        "blank": b"query\na\n\nb\n",
+        "not UTF-8": b"query\nm\xe9dico\n",
+        "more fields than the header": b"query\na ball,2\na ball,3\n",
+        "unknown": b"query\nno such\n",
+        "a NUL": b"query\na\x00ball\n",
+    }.items()
+    yield "a pickle", pickle.dumps(Evil(NEVER))
 
 
 def documents(world: World) -> Iterator[Bad]:

@@ -31,6 +31,7 @@ from debiasing_methods.errors import run_main
 from debiasing_methods.prism_run import PrismHyperparameters
 from debiasing_methods.registry import METHODS, get_method
 from debiasing_methods.sae import SparseAutoencoder
+from fair_search.bias_files import load_bias
 
 N, FOLDS, K, DIM, TINY_DIM = 60, 2, 8, 12, 8
 PICTURES = 24
@@ -119,6 +120,17 @@ MODEL = {
 }
 
 
+BIAS = {
+    "bias": "race",  # for which the project's bendsem-bi takes few neighbours
+    "noun": "page",
+    "classes": COLORS,
+    "templates": ["A {bias} page.", "Something {bias} here."],
+    "diverse": PROMPTS["diverse"],
+    "paraphrases": {"all": SENTENCES["paraphrases"], "a ball": ["Balls."]},
+}
+ASKED = ["A photo of a ball.", "a ball"]
+
+
 def encode(sentence: str, dim: int = DIM) -> np.ndarray:
     """Stand in for a text tower: the sum of a random direction for each word."""
     words = re.findall(r"\w+", sentence.lower())
@@ -132,8 +144,12 @@ def save_yaml(path: Path, document: Any) -> None:
 
 
 def tree(root: Path) -> dict[str, bytes]:
-    """Every file below a folder → its content, hidden ones too."""
-    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+    """Every file below a folder → its content, hidden ones too; a folder has a slash after its name."""
+    found = {}
+    for path in sorted(root.rglob("*")):
+        name = str(path.relative_to(root))
+        found |= {f"{name}/": b""} if path.is_dir() else {name: path.read_bytes()}
+    return found
 
 
 @dataclass(frozen=True)
@@ -186,6 +202,9 @@ class World:
         """Command line of a command, for the harness and by hand."""
         backbones = self.root / "config" / "backbones.yml"
         given = ["--backbones_file", backbones, "--text_embeddings", self.text]
+        asked = ["--queries", self.root / "queries.csv", "--bias", self.root / "bias.yml"]
+        asked += ["--text-embeddings", self.text]
+        trained = {"sem-b": "sae", "prism": "prism", "zsdebias": "zsdebias"}
         lines: dict[str, list[object]] = {
             "embed": [
                 "--model_id", "tiny", "--dataset_name", "colored_digits", "--dataset_path", self.pictures,
@@ -217,6 +236,19 @@ class World:
             "import": ["--from", self.root / "release", "--to", self.root],
             "unpack": ["--to", self.root, "--only", "sae"],
             "download": ["--to", self.root, "--only", "sae"],
+            "audit": [
+                "--embeddings", self.embeddings, "--metadata", self.data / "metadata.feather", "--attribute",
+                "color", "--values", *COLORS, "--id-column", "file_name", "--ids", self.root / "ids.txt",
+                *asked, "--query-column", "query", "--methods", "vanilla", "orth-proj", *trained, "--weights",
+                *(f"{name}={self.weights(kind)}" for name, kind in trained.items()), "--k", 3, "--draws", 5,
+                "--output-dir", self.root / "made",
+            ],
+            "debias": [
+                *asked, "--column", "query", "--method", "bendsem-bi", "--weights", self.sae,
+                "--reference-embeddings", self.embeddings, "--reference-metadata",
+                self.data / "metadata.feather", "--reference-column", "color", "--output",
+                self.root / "made" / "queries.npy",
+            ],
         }  # fmt: skip
         return [str(argument) for argument in lines[command]]
 
@@ -276,6 +308,9 @@ def _write_configs(world: World) -> None:
     save_yaml(folder / "prism" / "mini" / "toy.yml", PRISM)
     save_yaml(folder / "prism_training.yml", {"*": {"num_samples": 20, "lr": 0.01}})
     save_yaml(folder / "zsdebias" / "default.yml", CORPUS)
+    save_yaml(world.root / "bias.yml", BIAS)
+    pd.DataFrame({"query": ASKED}).to_csv(world.root / "queries.csv", index=False)
+    (world.root / "ids.txt").write_text("".join(f"{i}.png\n" for i in range(N)))
 
 
 def _write_model(root: Path) -> None:
@@ -321,7 +356,7 @@ def _write_text(world: World) -> None:
     """Write the embeddings of every sentence that any command asks for."""
     folder = world.root / "config"
     needs = frozenset().union(*(get_method(name).needs for name in METHODS))
-    sentences: list[str] = []
+    sentences = load_bias(world.root / "bias.yml").prompts(ASKED).sentences("any", needs)
     for setting in SETTINGS:
         sentences += load_prompts(folder / "prompts" / "mini", "toy", setting).sentences("any", needs)
     for (task, name), text_set in load_text_sets(folder / "prism" / "mini").items():

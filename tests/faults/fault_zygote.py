@@ -33,6 +33,8 @@ COMMANDS = {
     "import": "import_release",
     "unpack": "download_release",
     "download": "download_release",
+    "audit": "audit_bias",
+    "debias": "debias_queries",
 }
 # So that small data make several shards, and several batches of maps.
 SMALL = {"bias_evaluation.embeddings": {"SHARD_ROWS": 8}, "debiasing_methods.prism_run": {"_BATCH_BYTES": 1}}

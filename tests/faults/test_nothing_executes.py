@@ -18,7 +18,7 @@ import pyarrow.feather
 import pytest
 import torch
 from fault_inputs import Evil, as_npy, as_npz, as_torch
-from fault_world import World, call
+from fault_world import World, call, tree
 from fault_zygote import COMMANDS
 
 
@@ -138,6 +138,14 @@ def plants(world: World, marker: Path) -> Iterator[tuple[str, str, Path, bytes]]
         ("import", pickles(mark), sorted((world.root / "release").rglob("*.pth"))),
         ("import", bad_table, [world.root / "release" / "data" / "UTKFace" / "metadata.feather"]),
         ("import", python_files(mark), [world.root / "release" / "diverse_prompts.py"]),
+        ("audit", yaml_tags(mark), [world.root / "bias.yml"]),
+        ("audit", pickles(mark), [world.embeddings, world.text, world.root / "queries.csv"]),
+        ("audit", pickles(mark), [world.weights(kind) for kind in ("sae", "prism", "zsdebias")]),
+        ("audit", bad_table | pickles(mark), [world.data / "metadata.feather"]),
+        ("audit", pickles(mark), [world.root / "ids.txt"]),
+        ("debias", yaml_tags(mark), [world.root / "bias.yml"]),
+        ("debias", pickles(mark), [world.embeddings, world.text, world.root / "queries.csv", world.sae]),
+        ("debias", bad_table, [world.data / "metadata.feather"]),
     ]
     for command, contents, paths in by_command:
         for path in paths:
@@ -152,6 +160,19 @@ def archives(mark: str) -> Iterator[bytes]:
         with zipfile.ZipFile(buffer, "w") as archive:
             archive.writestr("sae_weights/MSAE_small.pth", content)
         yield buffer.getvalue()
+
+
+def restore(root: Path, before: dict[str, bytes]) -> None:
+    """Undo what a command has done: else the next ones of its kind find their work done, and open nothing."""
+    for name, content in tree(root).items():
+        path = root / name
+        if name not in before:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        elif content != before[name]:
+            path.write_bytes(before[name])
+    for name in before.keys() - tree(root).keys():
+        path = root / name
+        path.mkdir(parents=True, exist_ok=True) if name.endswith("/") else path.write_bytes(before[name])
 
 
 CARELESS: dict[str, Callable[[io.BytesIO], Any]] = {
@@ -174,21 +195,16 @@ def test_a_careless_reader_would_have_made_the_marker(form: str, marker: Path) -
 
 def test_nothing_executes(world: World, marker: Path) -> None:
     world.results.mkdir(exist_ok=True)
-    cases = list(plants(world, marker))
+    cases, before = list(plants(world, marker)), tree(world.root)
     assert len(cases) >= 150
     for command, kind, path, content in cases:
-        good = path.read_bytes() if path.is_file() else None
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         more = ("--source", f"sae={path}") if command == "unpack" else ()
         code, err = call(world, command, *more)
         assert not marker.exists(), (command, kind, path)
         assert code in (0, 2), (command, kind, path, err)
-        if good is None:
-            path.unlink(missing_ok=True)
-        else:
-            path.write_bytes(good)
-        shutil.rmtree(world.root / "made", ignore_errors=True)
+        restore(world.root, before)
 
 
 def test_members_of_archives_do_not_execute(world: World, marker: Path) -> None:
