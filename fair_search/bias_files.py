@@ -231,6 +231,8 @@ def _read(document: Any, where: str) -> BiasFile:
         raise InputError(f"{where}: the key 'classes' is missing")
     if not diverse or "diverse" in top:
         diverse = read_diverse(top.section("diverse", {"include": "diverse.yml"}), prompt_folder())
+    if not diverse:
+        raise InputError(f"{where}: 'diverse' must hold sentences: give 'frames', or leave it out")
     given = {kind: top.any(kind) for kind in KINDS if kind in top}
     top.finish()
     _check_size([given, description], where)

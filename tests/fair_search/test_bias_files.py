@@ -157,6 +157,7 @@ def test_the_digest_belongs_to_the_prompts() -> None:
         ({"like": "nowhere"}, "prompt file not found"),
         ({"like": "fairface"}, "unknown bias attribute 'weather'"),
         ({"helpful": ["one"]}, "must be a pair"),
+        ({"diverse": {}}, "'diverse' must hold sentences"),
         ({"paraphrases": {"surf": "one"}}, "the entries of 'surf' must be a list, found 'one'"),
         ({"paraphrases": {"surf": None}}, "the entries of 'surf' must be a list, found nothing"),
         ({"paraphrases": {"surf": ["{this}"]}}, "unknown placeholder 'this'"),
