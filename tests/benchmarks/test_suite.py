@@ -46,7 +46,7 @@ def test_settings_that_share_a_draw_have_the_numbers_they_have_alone(world: Path
 def test_the_benchmark_says_what_it_measured(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    selectors = ["--datasets", "utkface", "--backbones", BACKBONE]
+    selectors = ["--datasets", "utkface", "--backbones", BACKBONE, "--scale", "0.05"]
     output = tmp_path / "suite.json"
     methods = ["vanilla", "prism-mini", "bendvlm"]
     argv = [*selectors, "--methods", *methods, "--world", str(world), "--threads", "1"]
