@@ -54,9 +54,9 @@ def test_links_lead_somewhere(page: Path, target: str) -> None:
     path, _, anchor = target.partition("#")
     linked = page.parent / path if path else page
     assert linked.is_file()
-    titles = re.findall(r"^#+ (.*)", linked.read_text(), flags=re.M)
-    anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
-    assert not anchor or anchor in anchors
+    if anchor:
+        titles = re.findall(r"^#+ (.*)", linked.read_text(), flags=re.M)
+        assert anchor in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def commands() -> Iterator[list[str]]:
