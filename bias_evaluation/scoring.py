@@ -15,6 +15,7 @@ from torch import Tensor
 from bias_evaluation.stored_images import StoredImages, chunks
 from debiasing_methods.base import DebiasingMethod, ImageTransform, QueryGroup, ReferenceImages
 
+BLOCK_ROWS = 262_144  # images whose scores are in memory at once; the paper's datasets have fewer
 _SPARE = 1.25  # how many more images than a fold's K would take, if every fold held its share of the best
 
 
@@ -24,25 +25,30 @@ class SharedScores:
 
     Attributes
     ----------
-    scores : Tensor of shape (R, N)
-        Of R queries with all images.
+    score : callable
+        Consecutive rows → scores ``(R, n)`` of R queries with these images.
+    n_images : int
+        N.
     folds : LongTensor of shape (F, m)
         Evaluation rows of each fold.
     queries : LongTensor of shape (F, Q) or None
         Which of the R queries are a fold's; None: all of them, in every fold.
     """
 
-    scores: Tensor
+    score: Callable[[slice], Tensor]
+    n_images: int
     folds: Tensor
     queries: Tensor | None = None
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Give each fold's scores ``(Q, m)``."""
+        """Give each fold's scores ``(Q, m)``; those of all images are in memory meanwhile."""
+        scores = self.score(slice(0, self.n_images))
         for fold, rows in enumerate(self.folds):
-            yield self._of(fold).index_select(1, rows)
+            yield self._of(fold, scores).index_select(1, rows)
 
-    def _of(self, fold: int) -> Tensor:
-        return self.scores if self.queries is None else self.scores[self.queries[fold]]
+    def _of(self, fold: int, values: Tensor) -> Tensor:
+        """Take a fold's queries from what belongs to all R."""
+        return values if self.queries is None else values[self.queries[fold]]
 
     def top_rows(self, k: int) -> Iterator[np.ndarray]:
         """Give the rows of each fold's K best images for each query.
@@ -59,20 +65,28 @@ class SharedScores:
         ndarray of shape (Q, k), int64
             Image rows, best first.
         """
-        n = self.scores.shape[1]
-        order, held = None, self.folds.new_zeros(n, dtype=torch.bool)
+        wanted = int(_SPARE * k * self.n_images / self.folds.shape[1]) + 32
+        best, held = self._best(wanted), self.folds.new_zeros(self.n_images, dtype=torch.bool)
         for fold, rows in enumerate(self.folds):
             held.zero_()[rows] = True
-            if order is None or self.queries is not None:
-                order = _best(self._of(fold), int(_SPARE * k * n / len(rows)) + 32)
-            while (mine := _first_held(order, held, k)) is None:
-                order = _best(self._of(fold), 2 * order.shape[1])
+            while (mine := _first_held(self._of(fold, best), held, k)) is None:
+                wanted *= 2
+                best = self._best(wanted)
             yield mine.cpu().numpy()
 
-
-def _best(scores: Tensor, k: int) -> Tensor:
-    """Rows of the K best images for each query, best first; all, where there are fewer."""
-    return torch.topk(scores, min(k, scores.shape[1]), dim=1).indices
+    def _best(self, k: int) -> Tensor:
+        """Rows of the K best images for each of the R queries, best first; all, where there are fewer."""
+        values = rows = None
+        for start in range(0, self.n_images, BLOCK_ROWS):
+            scores = self.score(slice(start, min(start + BLOCK_ROWS, self.n_images)))
+            top = torch.topk(scores, min(k, scores.shape[1]), dim=1)
+            found, where = top.values, top.indices + start
+            if values is not None:
+                found, where = torch.cat([values, found], dim=1), torch.cat([rows, where], dim=1)
+                found, order = torch.topk(found, min(k, found.shape[1]), dim=1)
+                where = where.gather(1, order)
+            values, rows = found, where
+        return rows
 
 
 def _first_held(order: Tensor, held: Tensor, k: int) -> Tensor | None:
@@ -118,8 +132,8 @@ def fold_scores(
     text = method.debias_text(groups, reference() if method.needs_reference else None)
     queries = _queries_of_folds(text, len(folds)) if method.needs_reference else None
     together = [t.flatten(0, -2) for t in text]
-    transform = method.image_transform(groups)
-    return SharedScores(_in_chunks(transform, _reader(method, images), len(images), together), folds, queries)
+    transform, take = method.image_transform(groups), _reader(method, images)
+    return SharedScores(lambda rows: _in_chunks(transform, take, rows, together), len(images), folds, queries)
 
 
 def _reader(method: DebiasingMethod, images: StoredImages) -> Callable[[slice], Tensor]:
@@ -143,7 +157,7 @@ def _scores_with_noise(
     prepared = _prepare(method, images)
     for fold, chosen in enumerate(folds):
         transform = method.image_transform(groups, fold)
-        yield _in_chunks(transform, lambda rows, c=chosen: prepared[c[rows]], len(chosen), text)
+        yield _in_chunks(transform, lambda rows, c=chosen: prepared[c[rows]], slice(0, len(chosen)), text)
 
 
 def _prepare(method: DebiasingMethod, images: StoredImages) -> Tensor:
@@ -157,10 +171,12 @@ def _prepare(method: DebiasingMethod, images: StoredImages) -> Tensor:
 
 
 def _in_chunks(
-    transform: ImageTransform, take: Callable[[slice], Tensor], n: int, text: Sequence[Tensor]
+    transform: ImageTransform, take: Callable[[slice], Tensor], rows: slice, text: Sequence[Tensor]
 ) -> Tensor:
-    """Scores ``(Q, n)`` of n images, so many rows at a time that no large intermediate arises."""
+    """Scores ``(Q, n)`` of consecutive rows, so many at a time that no large intermediate arises."""
+    n, first = rows.stop - rows.start, rows.start
     scores = text[0].new_empty(sum(len(t) for t in text), n)
-    for rows in chunks(n):
-        scores[:, rows] = transform.scores(take(rows), text, first_row=rows.start).T
+    for part in chunks(n):
+        own = slice(first + part.start, first + part.stop)
+        scores[:, part] = transform.scores(take(own), text, first_row=own.start).T
     return scores

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from bias_evaluation import stored_images
+from bias_evaluation import scoring, stored_images
 from bias_evaluation.retrieval import retrieve
 from bias_evaluation.scoring import SharedScores, fold_scores
 from bias_evaluation.stored_images import StoredImages
@@ -110,9 +110,17 @@ def test_noise_belongs_to_the_fold_and_to_the_row_not_to_the_chunk() -> None:
         torch.testing.assert_close(got, cosine(text, images), rtol=0, atol=1e-6)
 
 
+def shared_scores(scores: Tensor, folds: np.ndarray, queries: Tensor | None = None) -> SharedScores:
+    return SharedScores(lambda rows: scores[:, rows], scores.shape[1], torch.from_numpy(folds), queries)
+
+
+@pytest.mark.parametrize("block", [4, 16, 1000])
 @pytest.mark.parametrize("k", [1, 5, 23])
-def test_the_best_of_all_images_hold_the_best_of_each_fold(k: int) -> None:
-    shared = SharedScores(draw(4, N), torch.from_numpy(VAL))
+def test_the_best_of_all_images_hold_the_best_of_each_fold(
+    k: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "BLOCK_ROWS", block)
+    shared = shared_scores(draw(4, N), VAL)
     for rows, scores, got in zip(VAL, shared, shared.top_rows(k), strict=True):
         np.testing.assert_array_equal(got, rows[retrieve(scores, k)])
 
@@ -120,15 +128,15 @@ def test_the_best_of_all_images_hold_the_best_of_each_fold(k: int) -> None:
 def test_a_fold_without_its_share_of_the_best_is_searched_further() -> None:
     scores = torch.arange(1000.0).repeat(2, 1)  # the best are the last rows
     folds = np.stack([np.arange(500, 1000), np.arange(500), np.arange(0, 1000, 2)])
-    shared = SharedScores(scores, torch.from_numpy(folds))
+    shared = shared_scores(scores, folds)
     expected = [np.arange(999, 979, -1), np.arange(499, 479, -1), np.arange(998, 958, -2)]
     for got, best in zip(shared.top_rows(20), expected, strict=True):
         np.testing.assert_array_equal(got, [best, best])
 
 
 def test_queries_of_a_fold_are_ranked_by_themselves() -> None:
-    folds, queries = torch.from_numpy(VAL), torch.tensor([[4, 0], [1, 3], [2, 5]])
-    shared = SharedScores(draw(6, N), folds, queries)
+    all_scores, queries = draw(6, N), torch.tensor([[4, 0], [1, 3], [2, 5]])
+    shared = shared_scores(all_scores, VAL, queries)
     for fold, (scores, got) in enumerate(zip(shared, shared.top_rows(7), strict=True)):
-        torch.testing.assert_close(scores, shared.scores[queries[fold]][:, folds[fold]], rtol=0, atol=0)
+        torch.testing.assert_close(scores, all_scores[queries[fold]][:, VAL[fold]], rtol=0, atol=0)
         np.testing.assert_array_equal(got, VAL[fold][retrieve(scores, 7)])
