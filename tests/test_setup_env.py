@@ -33,7 +33,9 @@ def checkout(tmp_path: Path) -> Path:
 
 def setup(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {
-        name: value for name, value in os.environ.items() if name not in ("PYTHON", "TORCH_INDEX_URL")
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHON", "TORCH_INDEX_URL", "WITH_RAY")
     }
     environment |= {"PATH": f"{folder / 'bin'}:{environment['PATH']}", "PYTHON_FOR_TESTS": sys.executable}
     environment |= {"PYTHON": sys.executable} | variables
