@@ -31,16 +31,17 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def environment(folder: Path, **variables: str) -> dict[str, str]:
+    """Return the variables that the script runs with: the caller's choices are not the test's."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("PYTHON", "TORCH_INDEX_URL", "WITH_RAY")}
+    kept |= {"PATH": f"{folder / 'bin'}:{kept['PATH']}", "PYTHON_FOR_TESTS": sys.executable}
+    return kept | {"PYTHON": sys.executable} | variables
+
+
 def setup(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("PYTHON", "TORCH_INDEX_URL", "WITH_RAY")
-    }
-    environment |= {"PATH": f"{folder / 'bin'}:{environment['PATH']}", "PYTHON_FOR_TESTS": sys.executable}
-    environment |= {"PYTHON": sys.executable} | variables
     command = ["bash", str(folder / "setup_env.sh")]
-    return subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, check=False)
+    env = environment(folder, **variables)
+    return subprocess.run(command, cwd="/", env=env, capture_output=True, text=True, check=False)
 
 
 def calls(folder: Path) -> list[str]:
@@ -105,13 +106,8 @@ def test_two_at_once_install_once(checkout: Path) -> None:
         pytest.skip("flock is not installed, and without it two at once are not held apart")
     slow = FAKE_UV.replace("pip) ", "pip) sleep 1; ")
     (checkout / "bin" / "uv").write_text(slow)
-    environment = os.environ | {
-        "PATH": f"{checkout / 'bin'}:{os.environ['PATH']}",
-        "PYTHON_FOR_TESTS": sys.executable,
-        "PYTHON": sys.executable,
-    }
     command = ["bash", str(checkout / "setup_env.sh")]
-    both = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for _ in range(2)]
+    both = [subprocess.Popen(command, env=environment(checkout), stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait(timeout=120) for process in both] == [0, 0]
     assert len(calls(checkout)) == 2  # one venv, one installation
 
