@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -158,8 +159,13 @@ def read_batches(
 
 
 def _ignore_interrupts(_worker: int) -> None:
-    """Leave Ctrl-C to the main process, which ends the workers; each would print a traceback of its own."""
+    """Leave Ctrl-C to the main process, which ends the workers; each would print a traceback of its own.
+
+    So would the thread that hands batches over, where the main process is interrupted in the middle of
+    receiving one. Errors of the images themselves go to the main process another way.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = lambda *_: None
 
 
 @contextmanager
