@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from debiasing_methods import transforms
 from debiasing_methods.errors import InputError
 
 CHUNK_ROWS = 4096
@@ -88,7 +89,7 @@ def _in_place(embeddings: np.ndarray) -> Tensor:
 
 def chunks(n: int) -> Iterator[slice]:
     """Give slices of at most `CHUNK_ROWS` rows, in order."""
-    return (slice(start, min(start + CHUNK_ROWS, n)) for start in range(0, n, CHUNK_ROWS))
+    return transforms.chunks(n, CHUNK_ROWS)
 
 
 def check_norms(norms: Tensor, path: Path, what: str) -> None:

@@ -218,6 +218,6 @@ def _owners(items: Sequence[object], text: Sequence[Tensor]) -> Tensor:
     return torch.tensor(owner, device=text[0].device)
 
 
-def chunks(n: int) -> Iterator[slice]:
-    """Give slices of at most `CHUNK_ROWS` rows, in order."""
-    return (slice(start, min(start + CHUNK_ROWS, n)) for start in range(0, n, CHUNK_ROWS))
+def chunks(n: int, size: int = CHUNK_ROWS) -> Iterator[slice]:
+    """Give slices of at most `size` rows, in order."""
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))

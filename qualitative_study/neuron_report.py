@@ -36,6 +36,7 @@ from debiasing_methods.errors import InputError, run_main
 from debiasing_methods.files import write_text
 from debiasing_methods.registry import METHODS
 from debiasing_methods.sem import Modulation, SparseEmbeddingModulation, class_scores
+from qualitative_study.versions import add_text_options
 from reproduce_tables.figures import save_both
 
 if TYPE_CHECKING:
@@ -241,18 +242,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--prompts-shown", type=int, default=5, metavar="N", help="prompts named for each latent (default: 5)"
     )
     add("--prompts", metavar="NAME", help="prompt set (default: the config's)")
-    add(
-        "--data-root",
-        type=Path,
-        metavar="DIR",
-        help="folder of text_embeddings/ (default: data/ in the project of the config)",
-    )
-    add(
-        "--text-embeddings",
-        type=Path,
-        metavar="FILE",
-        help="take all text embeddings from this .npz file, with the arrays prompts and embeddings",
-    )
+    add_text_options(parser)
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     add("--output-dir", type=Path, default=OUTPUT_DIR, metavar="DIR", help="default: study_output/neurons/")
     return parser

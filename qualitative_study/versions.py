@@ -219,6 +219,23 @@ def _setting_prompts(config: StudyConfig, prompts: str) -> tuple[DatasetConfig, 
     return dataset, load_setting_prompts(dataset, dataset.settings[setting], prompts)
 
 
+def add_text_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where text embeddings come from."""
+    add = parser.add_argument
+    add(
+        "--data-root",
+        type=Path,
+        metavar="DIR",
+        help="folder of text_embeddings/ (default: data/ in the project of the config)",
+    )
+    add(
+        "--text-embeddings",
+        type=Path,
+        metavar="FILE",
+        help="take all text embeddings from this .npz file, with the arrays prompts and embeddings",
+    )
+
+
 def build_parser(description: str, epilog: str) -> argparse.ArgumentParser:
     """Describe the command line that the figure and the table share."""
     parser = argparse.ArgumentParser(description=description, epilog=epilog)
@@ -246,18 +263,7 @@ def build_parser(description: str, epilog: str) -> argparse.ArgumentParser:
         "%(default)s)",
     )
     add("--sae", type=Path, metavar="FILE", help="SAE weights (default: where SEM looks for the backbone's)")
-    add(
-        "--data-root",
-        type=Path,
-        metavar="DIR",
-        help="folder of text_embeddings/ (default: data/ in the project of the config)",
-    )
-    add(
-        "--text-embeddings",
-        type=Path,
-        metavar="FILE",
-        help="take all text embeddings from this .npz file, with the arrays prompts and embeddings",
-    )
+    add_text_options(parser)
     add(
         "--device",
         choices=("cpu", "cuda"),
