@@ -12,9 +12,6 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from bias_evaluation.sections import unknown
-from debiasing_methods.errors import InputError, run_main
-from debiasing_methods.files import sha256_file, write_text
 from fair_search.ann import build_index, open_index, set_parameters
 from fair_search.audit import Contender, audit
 from fair_search.audit_files import means_table, write_audit
@@ -37,6 +34,9 @@ from fair_search.report.audit_report import AuditReport, Pictures
 from fair_search.report.figures import display_name
 from fair_search.report.page import render
 from fair_search.text import TextEmbedder
+from safe_io.documents import unknown
+from safe_io.errors import InputError, run_main
+from safe_io.files import sha256_file, write_text
 
 MOST_LISTED = 20  # names in an error line
 

@@ -11,11 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from bias_evaluation.configs import Backbone
-from bias_evaluation.datasets import save_array
-from bias_evaluation.results import versions
-from debiasing_methods.errors import InputError, run_main
-from debiasing_methods.files import save_weights, sha256_file, write_json
+from bias_evaluation.datasets.folder import save_array
+from bias_evaluation.grid.configs import Backbone
+from bias_evaluation.suite.results import versions
 from fair_search.cli import (
     add_backbone_options,
     add_method_options,
@@ -27,6 +25,8 @@ from fair_search.debiaser import Debiaser, Reference
 from fair_search.loading import load_debiaser, weights_file
 from fair_search.query_files import TENSOR, read_matrix, read_queries, read_table, take_column
 from fair_search.transform_files import save_transform
+from safe_io.errors import InputError, run_main
+from safe_io.files import save_weights, sha256_file, write_json
 
 TRANSFORM, MANIFEST = ".transform.safetensors", ".manifest.json"  # suffixes of what stands beside the output
 _EPILOG = """

@@ -8,13 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bias_evaluation.configs import load_backbones
-from bias_evaluation.release_files import BASE_URL, WEIGHT_KINDS
-from bias_evaluation.release_weights import install_archive
-from bias_evaluation.sections import unknown
-from debiasing_methods.errors import EXIT_BAD_INPUT, InputError, run_main
-
-_ROOT = Path(__file__).resolve().parent
+from bias_evaluation.grid.configs import load_backbones
+from bias_evaluation.release.fetch import install_archive
+from bias_evaluation.release.files import BASE_URL, WEIGHT_KINDS
+from safe_io.checkout import ROOT
+from safe_io.documents import unknown
+from safe_io.errors import EXIT_BAD_INPUT, InputError, run_main
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -54,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME=HEX",
         help="expected SHA-256 of an archive; may be given several times",
     )
-    add("--to", type=Path, default=_ROOT, metavar="DIR", help="project folder (default: this one)")
+    add("--to", type=Path, default=ROOT, metavar="DIR", help="project folder (default: this one)")
     add("--timeout", type=float, default=30.0, metavar="S", help="seconds to wait (default: %(default)g)")
     add("--overwrite", action="store_true", help="fetch again what is there, and replace files that differ")
     return parser
@@ -89,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"--timeout must be positive, got {args.timeout:g}")
     sources, digests = by_name("--source", args.source), by_name("--sha256", args.sha256)
     check_digests(digests)
-    backbones = load_backbones(_ROOT / "config" / "backbones.yml")
+    backbones = load_backbones(ROOT / "config" / "backbones.yml")
     failed = 0
     for name in args.only or WEIGHT_KINDS:
         kind = WEIGHT_KINDS[name]

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bias_evaluation.datasets import TRAIN_INDICES, VAL_INDICES, make_folds, save_array
-from bias_evaluation.metadata import METADATA, read_metadata
-from debiasing_methods.errors import run_main
+from bias_evaluation.datasets.folder import TRAIN_INDICES, VAL_INDICES, make_folds, save_array
+from bias_evaluation.datasets.metadata import METADATA, read_metadata
+from safe_io.errors import run_main
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -8,12 +8,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bias_evaluation.configs import load_backbones
-from bias_evaluation.release_import import Imported, import_release
-from bias_evaluation.release_search import Found
-from debiasing_methods.errors import EXIT_BAD_INPUT, run_main
-
-_ROOT = Path(__file__).resolve().parent
+from bias_evaluation.grid.configs import load_backbones
+from bias_evaluation.release.find import Found
+from bias_evaluation.release.install import Imported, import_release
+from safe_io.checkout import ROOT
+from safe_io.errors import EXIT_BAD_INPUT, run_main
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -31,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--from", dest="folder", type=Path, required=True, metavar="DIR", help="folder of the release"
     )
     parser.add_argument(
-        "--to", type=Path, default=_ROOT, metavar="DIR", help="project folder (default: this one)"
+        "--to", type=Path, default=ROOT, metavar="DIR", help="project folder (default: this one)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace files that differ")
     return parser
@@ -64,7 +63,7 @@ def report(done: Imported, folder: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = build_parser().parse_args(argv)
-    backbones = load_backbones(_ROOT / "config" / "backbones.yml")
+    backbones = load_backbones(ROOT / "config" / "backbones.yml")
     done = import_release(args.folder, args.to, backbones=list(backbones.values()), overwrite=args.overwrite)
     report(done, args.folder)
     return EXIT_BAD_INPUT if done.refused else 0

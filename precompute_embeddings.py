@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from bias_evaluation.configs import DATASETS, Backbone, get_backbone
-from bias_evaluation.datasets import read_manifest
-from bias_evaluation.embeddings import Stream, embed_dataset, find_embeddings, join_dataset
-from bias_evaluation.encoder import PRECISIONS, Encoder, check_device, existing_checkpoint
-from bias_evaluation.engines import add_engine_options, check_engine_options
-from bias_evaluation.image_loading import usable_cores
-from bias_evaluation.metadata import METADATA, build_metadata
-from bias_evaluation.webdataset import build_tar_metadata
-from debiasing_methods.errors import InputError, run_main
+from bias_evaluation.datasets.folder import read_manifest
+from bias_evaluation.datasets.metadata import METADATA, build_metadata
+from bias_evaluation.datasets.webdataset import build_tar_metadata
+from bias_evaluation.embedding.encoder import PRECISIONS, Encoder, check_device, existing_checkpoint
+from bias_evaluation.embedding.engines import add_engine_options, check_engine_options
+from bias_evaluation.embedding.image_embeddings import Stream, embed_dataset, find_embeddings, join_dataset
+from bias_evaluation.embedding.image_loading import usable_cores
+from bias_evaluation.grid.configs import DATASETS, Backbone, get_backbone
+from safe_io.errors import InputError, run_main
 
 _BACKBONES = Path(__file__).resolve().parent / "config" / "backbones.yml"
 
@@ -151,7 +151,7 @@ def load_encoder(args: argparse.Namespace, backbone: Backbone) -> tuple[Encoder,
     """Load the model, and choose who computes: on Ray this process needs its preprocessing alone."""
     if args.engine == "local":
         return Encoder(backbone, device=args.device, precision=args.precision), None
-    from bias_evaluation.ray_embedding import ray_stream
+    from bias_evaluation.embedding.ray_embedding import ray_stream
 
     return Encoder(backbone), ray_stream(backbone, device=args.device, precision=args.precision)
 

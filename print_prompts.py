@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from bias_evaluation.configs import load_dataset_config
-from bias_evaluation.prism_texts import PrismTextSet, load_text_sets
-from bias_evaluation.prompts import MethodPrompts, PromptGroup, SettingPrompts
-from bias_evaluation.sections import unknown
-from bias_evaluation.workspace import load_setting_prompts
-from debiasing_methods.errors import run_main
+from bias_evaluation.grid.configs import load_dataset_config
+from bias_evaluation.prompts.prism_texts import PrismTextSet, load_text_sets
+from bias_evaluation.prompts.sentences import MethodPrompts, PromptGroup, SettingPrompts
+from bias_evaluation.suite.workspace import load_setting_prompts
 from debiasing_methods.registry import METHODS, get_method
+from safe_io.documents import unknown
+from safe_io.errors import run_main
 
 Block = tuple[str, tuple[str, ...]]  # a title, and the lines below it
 SAMPLES = 5  # sentences shown of a PRISM text set

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bias_evaluation.aggregation import collect_results
-from debiasing_methods.errors import run_main
-from debiasing_methods.files import atomic_path
+from bias_evaluation.suite.aggregation import collect_results
+from safe_io.errors import run_main
+from safe_io.files import atomic_path
 
 
 def build_parser() -> argparse.ArgumentParser:

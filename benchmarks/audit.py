@@ -27,12 +27,12 @@ from tqdm import tqdm
 
 from benchmarks.sem_scoring import peak_mib
 from debiasing_methods.base import QueryGroup, Vanilla
-from debiasing_methods.errors import InputError, run_main
-from debiasing_methods.files import write_json
 from debiasing_methods.projections import OrthProj, PrismMini
 from fair_search.audit import Contender, Groups, audit
 from fair_search.judging import Judgement
 from fair_search.query_files import read_matrix
+from safe_io.errors import InputError, run_main
+from safe_io.files import write_json
 
 OUTPUT = Path(__file__).resolve().parent / "output" / "audit.json"
 QUERIES, CLASSES, CHUNK = 25, 4, 16_384

@@ -17,11 +17,11 @@ if __package__ in (None, ""):  # run by path: make the project importable
 
 import numpy as np
 
-from debiasing_methods.errors import run_main
-from debiasing_methods.files import write_json
 from fair_search.bootstrap import list_length
 from fair_search.fairness_metrics import FAIRNESS
 from fair_search.judging import RANDOM_ORDER, Judgement, Lists, judge
+from safe_io.errors import run_main
+from safe_io.files import write_json
 
 OUTPUT = Path(__file__).resolve().parent / "output" / "audit_intervals.json"
 # shares of the groups, and each group's advantage in standard deviations of the noise

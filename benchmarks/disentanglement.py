@@ -31,9 +31,9 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.sem_scoring import peak_mib
-from debiasing_methods.errors import run_main
-from debiasing_methods.files import write_json
 from disentanglement_study.probes import ProbeSettings, cross_validate
+from safe_io.errors import run_main
+from safe_io.files import write_json
 
 OUTPUT = Path(__file__).resolve().parent / "output" / "disentanglement.json"
 _ROWS = 1024  # sentences whose latents are made together

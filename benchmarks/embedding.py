@@ -37,13 +37,13 @@ import yaml
 from PIL import Image
 from tqdm import tqdm
 
-from bias_evaluation.configs import Backbone, get_backbone
-from bias_evaluation.encoder import PRECISIONS, Encoder
-from bias_evaluation.image_loading import usable_cores
-from debiasing_methods.errors import InputError, run_main
-from debiasing_methods.files import write_json
+from bias_evaluation.embedding.encoder import PRECISIONS, Encoder
+from bias_evaluation.embedding.image_loading import usable_cores
+from bias_evaluation.grid.configs import Backbone, get_backbone
+from safe_io.checkout import ROOT
+from safe_io.errors import InputError, run_main
+from safe_io.files import write_json
 
-ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = Path(__file__).resolve().parent / "output" / "embedding.json"
 SIZES = ((178, 218), (224, 224), (448, 448))  # width and height: CelebA, FairFace, FairFace doubled
 TARGET_RATIO = 0.85

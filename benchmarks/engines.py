@@ -29,11 +29,11 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.embedding import FOLDER_DATASET, ROOT, load_average, make_backbone, make_dataset
-from bias_evaluation.datasets import embeddings_name
-from bias_evaluation.engines import ENGINES
-from bias_evaluation.image_loading import usable_cores
-from debiasing_methods.errors import InputError, run_main
-from debiasing_methods.files import write_json
+from bias_evaluation.datasets.folder import embeddings_name
+from bias_evaluation.embedding.engines import ENGINES
+from bias_evaluation.embedding.image_loading import usable_cores
+from safe_io.errors import InputError, run_main
+from safe_io.files import write_json
 
 OUTPUT = Path(__file__).resolve().parent / "output" / "engines.json"
 

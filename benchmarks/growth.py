@@ -33,14 +33,14 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from bias_evaluation.datasets import load_array, make_folds
-from bias_evaluation.retrieval import evaluate_retrieval
-from bias_evaluation.scoring import fold_scores
-from bias_evaluation.stored_images import StoredImages
+from bias_evaluation.datasets.folder import load_array, make_folds
+from bias_evaluation.datasets.stored_images import StoredImages
+from bias_evaluation.suite.retrieval import evaluate_retrieval
+from bias_evaluation.suite.scoring import fold_scores
 from debiasing_methods.base import DebiasingMethod, QueryGroup, Vanilla
-from debiasing_methods.errors import InputError, run_main
-from debiasing_methods.files import write_json
 from debiasing_methods.projections import PrismMini
+from safe_io.errors import InputError, run_main
+from safe_io.files import write_json
 
 OUTPUT = Path(__file__).resolve().parent / "output" / "growth.json"
 DIM, FOLDS, K, CLASSES = 512, 2, 500, 7

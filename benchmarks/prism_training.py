@@ -31,15 +31,21 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bias_evaluation.configs import Backbone, DatasetConfig, load_dataset_config
-from bias_evaluation.prism_settings import TRAINING, hyperparameters, load_prism_training, training_setting
-from bias_evaluation.prism_texts import load_text_sets
-from debiasing_methods.errors import run_main
-from debiasing_methods.files import write_json
-from debiasing_methods.prism_run import Output, PrismSetting, run_training
+from bias_evaluation.grid.configs import Backbone, DatasetConfig, load_dataset_config
+from bias_evaluation.prompts.prism_settings import (
+    TRAINING,
+    hyperparameters,
+    load_prism_training,
+    training_setting,
+)
+from bias_evaluation.prompts.prism_texts import load_text_sets
+from bias_evaluation.training_runs.prism import Output, PrismSetting, run_training
 from debiasing_methods.prism_training import needed_text_sets
+from safe_io.checkout import ROOT
+from safe_io.errors import run_main
+from safe_io.files import write_json
 
-CONFIG = Path(__file__).resolve().parents[1] / "config"
+CONFIG = ROOT / "config"
 OUTPUT = Path(__file__).resolve().parent / "output" / "prism_training.json"
 DATASETS = ("celeba", "fairface", "utkface", "waterbirds")
 SEEDS = (0, 1, 2)

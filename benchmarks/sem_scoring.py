@@ -32,10 +32,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from debiasing_methods.errors import run_main
-from debiasing_methods.files import write_json
 from debiasing_methods.sae import SparseAutoencoder
 from debiasing_methods.sem import Percentiles, bias_scores
+from safe_io.errors import run_main
+from safe_io.files import write_json
 
 OUTPUT = Path(__file__).resolve().parent / "output" / "sem_scoring.json"
 TARGET_RATIO, TARGET_MIB = 10, 1024

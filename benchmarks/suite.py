@@ -36,12 +36,12 @@ import torch
 import main_eval
 from benchmarks.suite_flop import gflop
 from benchmarks.suite_world import SIZES, config_paths, make_world
-from bias_evaluation.grid import Selection
-from bias_evaluation.method_names import METHODS
-from bias_evaluation.results import ResultKey
-from bias_evaluation.workspace import Workspace
-from debiasing_methods.errors import InputError, run_main
-from debiasing_methods.files import read_json, write_json
+from bias_evaluation.grid.method_names import METHODS
+from bias_evaluation.grid.plan import Selection
+from bias_evaluation.suite.results import ResultKey
+from bias_evaluation.suite.workspace import Workspace
+from safe_io.errors import InputError, run_main
+from safe_io.files import read_json, write_json
 
 OUTPUT = Path(__file__).resolve().parent / "output" / "suite.json"
 SAMPLE = ("fairface", "ViT-B-16")

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.suite_world import LATENTS
-from bias_evaluation.results import ResultKey
-from bias_evaluation.workspace import Workspace
+from bias_evaluation.suite.results import ResultKey
+from bias_evaluation.suite.workspace import Workspace
 from debiasing_methods.base import DebiasingMethod, QueryGroup
 from debiasing_methods.registry import get_method
 from debiasing_methods.transforms import LinearTransform, SpanTransform

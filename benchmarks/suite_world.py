@@ -17,25 +17,26 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from bias_evaluation.configs import DatasetConfig, load_dataset_config
-from bias_evaluation.datasets import (
+from bias_evaluation.datasets.folder import (
     TRAIN_INDICES,
     VAL_INDICES,
     embeddings_name,
     make_folds,
     save_array,
 )
-from bias_evaluation.grid import RunOptions, Selection, plan
-from bias_evaluation.metadata import METADATA
-from bias_evaluation.results import ResultKey
-from bias_evaluation.workspace import Memo, Workspace
-from debiasing_methods.errors import InputError
-from debiasing_methods.files import atomic_path, save_weights
+from bias_evaluation.datasets.metadata import METADATA
+from bias_evaluation.grid.configs import DatasetConfig, load_dataset_config
+from bias_evaluation.grid.plan import RunOptions, Selection, plan
+from bias_evaluation.suite.results import ResultKey
+from bias_evaluation.suite.workspace import Memo, Workspace
 from debiasing_methods.prism import WEIGHT_NAME
 from debiasing_methods.registry import get_method
 from debiasing_methods.sae import SparseAutoencoder
+from safe_io.checkout import ROOT
+from safe_io.errors import InputError
+from safe_io.files import atomic_path, save_weights
 
-PROJECT_CONFIG = Path(__file__).resolve().parents[1] / "config"
+PROJECT_CONFIG = ROOT / "config"
 SIZES = {"celeba": 202_599, "fairface": 97_698, "utkface": 23_705, "waterbirds": 11_788}
 LATENTS = 16_384
 _ROWS = 16_384  # drawn at a time

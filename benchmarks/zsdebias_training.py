@@ -21,15 +21,15 @@ if __package__ in (None, ""):  # run by path: make the project importable
 
 import torch
 
-from debiasing_methods.cka import alignment, centred_kernel, rbf_kernel, squared_distances
-from debiasing_methods.errors import run_main
-from debiasing_methods.files import write_json
-from debiasing_methods.zsdebias_optimization import (
+from debiasing_methods.training.cka import alignment, centred_kernel, rbf_kernel, squared_distances
+from debiasing_methods.training.zsdebias import (
     ZSDebiasTraining,
     ZSDebiasTrainingConfig,
     bias_targets,
     loss_terms,
 )
+from safe_io.errors import run_main
+from safe_io.files import write_json
 
 OUTPUT = Path(__file__).resolve().parent / "output" / "zsdebias_training.json"
 EPOCHS = ZSDebiasTrainingConfig().epochs

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from debiasing_methods.base import DebiasingMethod, ImageTransform, QueryGroup, ReferenceImages
-from debiasing_methods.errors import InputError
-from debiasing_methods.files import load_weights, take_matrix
 from debiasing_methods.linalg import unit
 from debiasing_methods.transforms import LinearTransform
+from safe_io.errors import InputError
+from safe_io.files import load_weights, take_matrix
 
 WEIGHT_NAME = "transformer.weight"  # the release's name of W
 

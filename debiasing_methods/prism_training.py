@@ -1,8 +1,8 @@
 """Train PRISM maps on the text sets of config/prism/; runs by path.
 
 One setting (``--task``, ``--setting``), or all that dataset configs need (``--config``): their settings and
-seeds are trained together, backbone by backbone. See `debiasing_methods.prism_run` for the files and
-`debiasing_methods.prism_optimization` and `debiasing_methods.prism_sampling` for the training.
+seeds are trained together, backbone by backbone. See `bias_evaluation.training_runs.prism` for the files and
+`debiasing_methods.training.prism` and `debiasing_methods.training.prism_sampling` for the training.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ if __package__ in (None, ""):  # run by path: make the project importable
 
 from torch import Tensor
 
-from debiasing_methods.errors import InputError, run_main
-from debiasing_methods.prism_run import (
+from bias_evaluation.training_runs.prism import (
     FORMATS,
     LOSSES,
     Output,
@@ -31,13 +30,15 @@ from debiasing_methods.prism_run import (
     run_training,
     sentences_of,
 )
-from debiasing_methods.prism_sampling import SAMPLINGS
+from debiasing_methods.training.prism_sampling import SAMPLINGS
+from safe_io.checkout import ROOT
+from safe_io.errors import InputError, run_main
 
 if TYPE_CHECKING:
-    from bias_evaluation.configs import Backbone, DatasetConfig
-    from bias_evaluation.encoder import TextStore
+    from bias_evaluation.embedding.encoder import TextStore
+    from bias_evaluation.grid.configs import Backbone, DatasetConfig
 
-_BACKBONES = Path(__file__).resolve().parents[1] / "config" / "backbones.yml"
+_BACKBONES = ROOT / "config" / "backbones.yml"
 _ENCODED_TOGETHER = 8192  # sentences that are encoded before they are kept on disk
 _PRINTED = 12  # maps: of more than these a summary is printed
 
@@ -46,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train the maps that the command line names; return the exit code."""
     args = build_parser().parse_args(argv)
     _check(args)
-    from bias_evaluation.configs import load_dataset_config
-    from bias_evaluation.engines import check_engine_options
+    from bias_evaluation.embedding.engines import check_engine_options
+    from bias_evaluation.grid.configs import load_dataset_config
 
     part = check_engine_options(args)
 
@@ -92,7 +93,7 @@ def _train_on_ray(
     seeds: Sequence[int],
 ) -> None:
     """Encode each backbone's sentences, then train its maps, a task for each batch of them."""
-    from bias_evaluation.engines import Call, run_calls
+    from bias_evaluation.embedding.engines import Call, run_calls
 
     def call(backbone: Backbone, name: str, *more: str) -> Call:
         arguments = [*argv, "--engine", "local", "--CLIP_model", backbone.name, *more]
@@ -126,7 +127,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _backbones(args: argparse.Namespace, configs: Sequence[DatasetConfig]) -> list[Backbone]:
     """Backbones to train for: those named, else those of the configs."""
-    from bias_evaluation.configs import get_backbone
+    from bias_evaluation.grid.configs import get_backbone
 
     known = configs[0].path.parent / "backbones.yml" if configs else args.backbones_file
     if args.CLIP_model:
@@ -155,14 +156,14 @@ def _seeds(args: argparse.Namespace, configs: Sequence[DatasetConfig]) -> list[i
 
 def _settings(args: argparse.Namespace, configs: Sequence[DatasetConfig], folder: Path) -> list[PrismSetting]:
     """Text sets to train on, as plain data, each with its hyper-parameters."""
-    from bias_evaluation.prism_settings import (
+    from bias_evaluation.prompts.prism_settings import (
         TRAINING,
         hyperparameters,
         load_prism_training,
         training_setting,
     )
-    from bias_evaluation.prism_texts import load_text_sets
-    from bias_evaluation.sections import unknown
+    from bias_evaluation.prompts.prism_texts import load_text_sets
+    from safe_io.documents import unknown
 
     sets = load_text_sets(folder / "prism" / args.prompts)
     training = load_prism_training(folder / TRAINING)
@@ -191,8 +192,8 @@ def needed_text_sets(configs: Sequence[DatasetConfig], prompts: str) -> list[tup
     prompts : str
         Name of the prompt set.
     """
-    from bias_evaluation.prism_settings import text_set_name
-    from bias_evaluation.workspace import load_setting_prompts
+    from bias_evaluation.prompts.prism_settings import text_set_name
+    from bias_evaluation.suite.workspace import load_setting_prompts
 
     return list(
         dict.fromkeys(
@@ -227,7 +228,7 @@ class _Embedder:
         return store.embed(sentences)
 
     def _store(self) -> TextStore:
-        from bias_evaluation.encoder import TextStore
+        from bias_evaluation.embedding.encoder import TextStore
 
         cache = self._data_root / "text_embeddings"
         return TextStore(self._backbone, cache, device=self._args.device, given=self._args.text_embeddings)
@@ -264,7 +265,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_what(parser.add_argument_group("what to train"))
     _add_training(parser.add_argument_group("training (default: as config/prism_training.yml says)"))
     _add_files(parser.add_argument_group("files"))
-    from bias_evaluation.engines import add_engine_options
+    from bias_evaluation.embedding.engines import add_engine_options
 
     text = "more than one process: parts are batches of maps (docs/scale.md)"
     group = parser.add_argument_group(text)

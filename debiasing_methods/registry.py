@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from debiasing_methods.base import DebiasingMethod, Vanilla
 from debiasing_methods.bend import BendSemBI, BendVLM
-from debiasing_methods.errors import InputError
 from debiasing_methods.prism import Prism
 from debiasing_methods.projections import OrthCali, OrthProj, PrismMini
 from debiasing_methods.roboshot import RoboShot
 from debiasing_methods.sem import SemB, SemBI, SemI
 from debiasing_methods.zsdebias import ZSDebias
+from safe_io.errors import InputError
 
 # In the order and the groups of the tables: by what a method needs beside the query.
 _BASE = (Vanilla,)

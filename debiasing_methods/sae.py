@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from debiasing_methods.errors import InputError
-from debiasing_methods.files import load_weights, save_weights, take_matrix
+from safe_io.errors import InputError
+from safe_io.files import load_weights, save_weights, take_matrix
 
 
 @dataclass(frozen=True, eq=False)

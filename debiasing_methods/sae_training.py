@@ -1,7 +1,7 @@
 """Train a Matryoshka SAE on an embeddings file or on a list of prompts; runs by path.
 
-Writes the weights (``--output``) and a report of how well they reconstruct; see `debiasing_methods.sae_run`
-for the files, `debiasing_methods.matryoshka` for the training.
+Writes the weights (``--output``) and a report of how well they reconstruct; see
+`bias_evaluation.training_runs.sae` for the files, `debiasing_methods.training.sae` for the training.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ if __package__ in (None, ""):  # run by path: make the project importable
 import torch
 from torch import Tensor
 
-from debiasing_methods.errors import InputError, run_main
-from debiasing_methods.matryoshka import WEIGHTINGS, SaeTrainingConfig
-from debiasing_methods.sae_report import format_report
-from debiasing_methods.sae_run import report_path, run_training
-from debiasing_methods.training_data import read_embeddings, read_prompts
+from bias_evaluation.training_runs.inputs import read_embeddings, read_prompts
+from bias_evaluation.training_runs.sae import report_path, run_training
+from bias_evaluation.training_runs.sae_report import format_report
+from debiasing_methods.training.sae import WEIGHTINGS, SaeTrainingConfig
+from safe_io.checkout import ROOT
+from safe_io.errors import InputError, run_main
 
 FORMATS = {"pth": ".pth", "safetensors": ".safetensors"}
 DEFAULTS = SaeTrainingConfig()
-_BACKBONES = Path(__file__).resolve().parents[1] / "config" / "backbones.yml"
+_BACKBONES = ROOT / "config" / "backbones.yml"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,8 +60,8 @@ def _encode_prompts(args: argparse.Namespace) -> Tensor:
     if args.backbone is None:
         raise InputError("--prompts needs --backbone, the name of the model that encodes them")
     prompts = read_prompts(args.prompts)
-    from bias_evaluation.configs import get_backbone
-    from bias_evaluation.encoder import TextStore
+    from bias_evaluation.embedding.encoder import TextStore
+    from bias_evaluation.grid.configs import get_backbone
 
     backbone = get_backbone(args.backbone, args.backbones_file)
     data_root = args.data_root or args.backbones_file.resolve().parents[1] / "data"

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn.functional import layer_norm, leaky_relu, linear
 
 from debiasing_methods.base import DebiasingMethod, ImageTransform, QueryGroup, ReferenceImages
-from debiasing_methods.errors import InputError
-from debiasing_methods.files import load_weights, take_matrix
 from debiasing_methods.linalg import unit
 from debiasing_methods.transforms import chunks
+from safe_io.errors import InputError
+from safe_io.files import load_weights, take_matrix
 
 LEAKY_SLOPE = 0.3
 

@@ -1,7 +1,7 @@
 """Train ZSDebias models on image embeddings and a bias corpus; runs by path.
 
 Writes the weights in the release's form, and beside them the losses (CSV and plot) and a report; see
-`debiasing_methods.zsdebias_run` for the files, `debiasing_methods.zsdebias_optimization` for the training.
+`bias_evaluation.training_runs.zsdebias` for the files, `debiasing_methods.training.zsdebias` for training.
 Dataset folders are used whole, without folds: UTKFace both trains and evaluates the published models.
 """
 
@@ -20,16 +20,17 @@ if __package__ in (None, ""):  # run by path: make the project importable
 import torch
 from torch import Tensor
 
-from debiasing_methods.errors import InputError, run_main
-from debiasing_methods.zsdebias_optimization import SHUFFLE_ORDERS, ZSDebiasTrainingConfig
-from debiasing_methods.zsdebias_run import TrainingData, beside, run_training
+from bias_evaluation.training_runs.zsdebias import TrainingData, beside, run_training
+from debiasing_methods.training.zsdebias import SHUFFLE_ORDERS, ZSDebiasTrainingConfig
+from safe_io.checkout import ROOT
+from safe_io.errors import InputError, run_main
 
 if TYPE_CHECKING:
-    from bias_evaluation.configs import Backbone
+    from bias_evaluation.grid.configs import Backbone
 
 FORMATS = ("pth", "safetensors")
 DEFAULTS = ZSDebiasTrainingConfig()
-_BACKBONES = Path(__file__).resolve().parents[1] / "config" / "backbones.yml"
+_BACKBONES = ROOT / "config" / "backbones.yml"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     configs = [_config(args, seed) for seed in args.seeds or [args.seed]]
     if not args.checkpoint_seconds >= 0:
         raise InputError(f"--checkpoint_seconds must be at least 0, got {args.checkpoint_seconds}")
-    from bias_evaluation.engines import check_engine_options
+    from bias_evaluation.embedding.engines import check_engine_options
 
     part = check_engine_options(args)
     configs = list(dict.fromkeys(configs))
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     configs = configs if part is None else part.of(configs)
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no usable CUDA device; use --device cpu")
-    from bias_evaluation.configs import get_backbone
+    from bias_evaluation.grid.configs import get_backbone
 
     backbone = get_backbone(args.clip_model, args.backbones_file)
     root = args.backbones_file.resolve().parents[1]
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train_on_ray(argv: Sequence[str], device: str, configs: Sequence[ZSDebiasTrainingConfig]) -> int:
     """Train as Ray tasks, one for each seed, and print what they print."""
-    from bias_evaluation.engines import Call, run_calls
+    from bias_evaluation.embedding.engines import Call, run_calls
 
     parts = [(f"{k}/{len(configs)}", f"seed {config.seed}") for k, config in enumerate(configs)]
     calls = [
@@ -104,8 +105,8 @@ def _config(args: argparse.Namespace, seed: int) -> ZSDebiasTrainingConfig:
 
 def _data(args: argparse.Namespace, backbone: Backbone, root: Path) -> TrainingData:
     """Read the image embeddings and embed the corpus; the corpus is checked first, since that is quick."""
-    from bias_evaluation.bias_corpora import load_corpus
-    from bias_evaluation.encoder import TextStore
+    from bias_evaluation.embedding.encoder import TextStore
+    from bias_evaluation.prompts.bias_corpora import load_corpus
 
     corpus = args.corpus or root / "config" / "zsdebias" / "default.yml"
     sentences = load_corpus(corpus, args.bias_attribute)
@@ -122,9 +123,9 @@ def _data(args: argparse.Namespace, backbone: Backbone, root: Path) -> TrainingD
 
 def _read_images(folders: Sequence[Path], backbone: Backbone) -> Tensor:
     """Read the embeddings of all folders, one after the other: ``(n, d)``, as stored, float32."""
-    from bias_evaluation.datasets import check_embeddings, check_images, embeddings_name, load_array
-    from bias_evaluation.encoder import finite_rows
-    from bias_evaluation.metadata import METADATA, read_metadata
+    from bias_evaluation.datasets.folder import check_embeddings, check_images, embeddings_name, load_array
+    from bias_evaluation.datasets.metadata import METADATA, read_metadata
+    from bias_evaluation.embedding.encoder import finite_rows
 
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise InputError("--dataset_paths names a folder twice; each is to be given once")
@@ -151,7 +152,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_data(parser.add_argument_group("training data"))
     _add_training(parser.add_argument_group("training (published values are the defaults)"))
     _add_files(parser.add_argument_group("files"))
-    from bias_evaluation.engines import add_engine_options
+    from bias_evaluation.embedding.engines import add_engine_options
 
     add_engine_options(parser.add_argument_group("more than one process: parts are seeds (docs/scale.md)"))
     return parser

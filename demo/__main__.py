@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from debiasing_methods.errors import InputError, run_main
+from safe_io.checkout import ROOT
+from safe_io.errors import InputError, run_main
 
 BACKBONE = "tiny-RN"
 DATASET = "colored_digits"
@@ -221,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # At this size one thread is as fast as many, and the table does not depend on the number of cores. torch
     # reads this when it is imported, in the first step that needs it.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    root = Path(__file__).resolve().parents[1]
+    root = ROOT
     root = Path() if root == Path.cwd() else root  # short paths in the commands that are printed
     if args.fresh:
         remove_results(root)

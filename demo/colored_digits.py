@@ -40,7 +40,7 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from debiasing_methods.errors import InputError, run_main
+from safe_io.errors import InputError, run_main
 
 VERSION = 1
 MARKER = "done.json"

@@ -42,8 +42,8 @@ from PIL import Image
 from torch.nn import functional
 from tqdm import tqdm
 
-from debiasing_methods.errors import InputError, run_main
-from debiasing_methods.files import load_weights, read_json, save_weights, write_text
+from safe_io.errors import InputError, run_main
+from safe_io.files import load_weights, read_json, save_weights, write_text
 
 MODEL_CONFIG = Path(__file__).with_name("tiny_clip.json")
 MODEL_NAME = MODEL_CONFIG.stem

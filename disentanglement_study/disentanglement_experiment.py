@@ -23,19 +23,19 @@ if __package__ in (None, ""):  # run by path: make the project importable
 import numpy as np
 from tqdm import tqdm
 
-from bias_evaluation.configs import Backbone
-from bias_evaluation.encoder import TextStore, describe_missing
-from bias_evaluation.results import versions
-from bias_evaluation.sections import unknown
-from bias_evaluation.study_config import ProbeSentences, StudyConfig, load_study_config
-from bias_evaluation.weights import sae_file
-from debiasing_methods.errors import InputError, run_main
-from debiasing_methods.files import read_json, sha256_file, sha256_json, write_json
+from bias_evaluation.embedding.encoder import TextStore, describe_missing
+from bias_evaluation.grid.configs import Backbone
+from bias_evaluation.prompts.study_config import ProbeSentences, StudyConfig, load_study_config
+from bias_evaluation.suite.results import versions
+from bias_evaluation.suite.weights import sae_file
 from debiasing_methods.sae import load_sae
 from disentanglement_study.latents import sae_facts, sae_latents
 from disentanglement_study.probes import FoldResult, ProbeSettings, check_sizes, cross_validate
 from disentanglement_study.score import score_folds
 from disentanglement_study.sentences import ROOT, add_common_options, open_store
+from safe_io.documents import unknown
+from safe_io.errors import InputError, run_main
+from safe_io.files import read_json, sha256_file, sha256_json, write_json
 
 FEATURES = ("clip", "sae")
 OUTPUT_DIR = ROOT / "study_output" / "disentanglement"

@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 if __package__ in (None, ""):  # run by path: make the project importable
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from bias_evaluation.sections import Section, read_yaml, unknown
-from debiasing_methods.errors import InputError, run_main
-from debiasing_methods.files import read_json
 from disentanglement_study.score import Score, score_means
 from reproduce_tables.figures import save_both
+from safe_io.checkout import ROOT
+from safe_io.documents import Section, read_yaml, unknown
+from safe_io.errors import InputError, run_main
+from safe_io.files import read_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ROOT = Path(__file__).resolve().parents[1]
 OUTPUT_DIR = ROOT / "study_output" / "disentanglement"
 PUBLISHED = Path(__file__).resolve().parent / "published.yml"
 NAME = "disentanglement_score_plot"

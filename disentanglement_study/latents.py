@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bias_evaluation.configs import Backbone
+from bias_evaluation.grid.configs import Backbone
 from debiasing_methods.sae import SparseAutoencoder
 
 _ROWS = 1024  # sentences that are encoded together

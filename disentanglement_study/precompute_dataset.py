@@ -15,9 +15,9 @@ from pathlib import Path
 if __package__ in (None, ""):  # run by path: make the project importable
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from bias_evaluation.study_config import load_study_config
-from debiasing_methods.errors import run_main
+from bias_evaluation.prompts.study_config import load_study_config
 from disentanglement_study.sentences import add_common_options, distinct, open_store
+from safe_io.errors import run_main
 
 _ENCODED_TOGETHER = 8192  # sentences that are encoded before they are kept on disk
 

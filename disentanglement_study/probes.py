@@ -14,8 +14,8 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
-from debiasing_methods.errors import InputError
 from disentanglement_study.row_space import GramOperator, LogisticFit, fit_logistic
+from safe_io.errors import InputError
 
 _ROWS = 64  # sentences that are standardised together: bounds the float64 copies
 

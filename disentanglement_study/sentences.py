@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from bias_evaluation.configs import Backbone
-from bias_evaluation.encoder import TextStore
+from bias_evaluation.embedding.encoder import TextStore
+from bias_evaluation.grid.configs import Backbone
+from safe_io.checkout import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "config" / "studies" / "people.yml"
 FOLDER = (
     "disentanglement"  # under the data root; apart from text_embeddings/, which other commands read whole

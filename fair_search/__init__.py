@@ -4,7 +4,6 @@
 queries. It is a thin layer over `debiasing_methods` and `bias_evaluation`.
 """
 
-from debiasing_methods.errors import InputError
 from fair_search.backbones import find_backbone
 from fair_search.bias_files import BiasFile, load_bias
 from fair_search.debiaser import Debiaser
@@ -12,6 +11,7 @@ from fair_search.loading import load_debiaser
 from fair_search.reference import MissingLabelWarning, reference_images
 from fair_search.text import TextEmbedder, TruncatedTextWarning
 from fair_search.transform_files import TransformFile, save_transform
+from safe_io.errors import InputError
 
 __all__ = [
     "BiasFile",

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from debiasing_methods.errors import InputError
 from debiasing_methods.linalg import unit
 from fair_search.ranking import CHUNK_ROWS, read_chunks
+from safe_io.errors import InputError
 
 TRAINING_ROWS = 100_000
 INDEX_SEED = 0

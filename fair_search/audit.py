@@ -14,12 +14,12 @@ import pandas as pd
 import torch
 
 from debiasing_methods.base import DebiasingMethod, QueryGroup, ReferenceImages
-from debiasing_methods.errors import InputError
 from debiasing_methods.linalg import unit
 from fair_search.bootstrap import list_length
 from fair_search.index_shift import compare_index
 from fair_search.judging import Judgement, Lists, judge
 from fair_search.ranking import CHUNK_ROWS, Scorer, TopLists, bad_rows, rank_images, read_rows
+from safe_io.errors import InputError
 
 REFERENCE_PER_GROUP = 1000
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bias_evaluation.sections import choices, unknown
-from debiasing_methods.errors import InputError
 from fair_search.audit import Groups, QueryLabels
 from fair_search.query_files import read_queries, read_table, take_column
 from fair_search.reference import label_text
+from safe_io.documents import choices, unknown
+from safe_io.errors import InputError
 
 MOST_GROUPS = 50
 

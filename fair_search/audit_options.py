@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bias_evaluation.sections import choices
-from debiasing_methods.errors import InputError
 from debiasing_methods.registry import METHODS
 from fair_search.audit import REFERENCE_PER_GROUP
 from fair_search.cli import add_backbone_options
 from fair_search.judging import DESIRED, UNITS
 from fair_search.report.audit_report import SHOWN_IMAGES
+from safe_io.documents import choices
+from safe_io.errors import InputError
 
 _DEFAULT_KS = (10, 50, 100)
 

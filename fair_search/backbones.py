@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bias_evaluation.configs import Backbone, get_backbone
-from bias_evaluation.sections import Section
-from debiasing_methods.errors import InputError
-from debiasing_methods.files import read_json
+from bias_evaluation.grid.configs import Backbone, get_backbone
 from fair_search.config_files import config_folder
+from safe_io.documents import Section
+from safe_io.errors import InputError
+from safe_io.files import read_json
 
 BackboneLike = str | Backbone | tuple[str, str | Path]
 

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bias_evaluation.prompts import (
+from bias_evaluation.prompts.sentences import (
     PromptGroup,
     SettingPrompts,
     article,
@@ -35,10 +35,10 @@ from bias_evaluation.prompts import (
     read_attribute,
     read_diverse,
 )
-from bias_evaluation.sections import Section, choices, describe, read_yaml
-from debiasing_methods.errors import InputError
-from debiasing_methods.files import sha256_json
 from fair_search.config_files import config_folder, prompt_folder
+from safe_io.documents import Section, choices, describe, read_yaml
+from safe_io.errors import InputError
+from safe_io.files import sha256_json
 
 # What is said of a query, when the bias file does not say it. {noun} is put in when the file is read.
 DEFAULTS: dict[str, Any] = {

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from debiasing_methods.errors import InputError
 from debiasing_methods.registry import METHODS
 from fair_search.backbones import BackboneLike
+from safe_io.errors import InputError
 
 
 @contextmanager

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from debiasing_methods.errors import InputError
 from debiasing_methods.registry import METHODS, get_method
 from fair_search.audit import Contender
 from fair_search.bias_files import BiasLike, load_bias
 from fair_search.loading import load_debiaser
 from fair_search.text import TextEmbedder
+from safe_io.errors import InputError
 
 BASE = "vanilla"
 

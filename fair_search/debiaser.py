@@ -14,15 +14,15 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from bias_evaluation.prompts import GroupEmbedder
+from bias_evaluation.prompts.sentences import GroupEmbedder
 from debiasing_methods.base import DebiasingMethod, ImageTransform, QueryGroup, ReferenceImages
-from debiasing_methods.errors import InputError
 from debiasing_methods.linalg import unit
 from debiasing_methods.prism import Prism
 from fair_search.bias_files import BiasFile
 from fair_search.checks import check_images, check_query_embeddings
 from fair_search.reference import reference_images
 from fair_search.text import TextEmbedder, Truncation
+from safe_io.errors import InputError
 
 Queries = Sequence[str] | np.ndarray | Tensor
 Reference = ReferenceImages | tuple[np.ndarray, ArrayLike]

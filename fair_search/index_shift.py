@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from debiasing_methods.errors import InputError
 from debiasing_methods.linalg import unit
 from fair_search.ann import search_index
 from fair_search.judging import Judgement, Lists, evaluate
 from fair_search.ranking import Scorer
+from safe_io.errors import InputError
 
 COLUMNS = ("method", "k", "metric", "recall", "exact", "approximate", "shift", "largest_shift")
 

@@ -8,11 +8,9 @@ from typing import Any
 
 import torch
 
-from bias_evaluation.configs import Backbone, load_methods, option_types
-from bias_evaluation.sections import unknown
-from bias_evaluation.weights import sae_file
+from bias_evaluation.grid.configs import Backbone, load_methods, option_types
+from bias_evaluation.suite.weights import sae_file
 from debiasing_methods.base import DebiasingMethod
-from debiasing_methods.errors import InputError
 from debiasing_methods.prism import load_prism_map
 from debiasing_methods.registry import get_method
 from debiasing_methods.sae import load_sae
@@ -22,6 +20,8 @@ from fair_search.bias_files import BiasFile, BiasLike, load_bias
 from fair_search.config_files import PROMPT_SET, checkout, config_folder
 from fair_search.debiaser import ALL_QUERIES, Debiaser
 from fair_search.text import TextEmbedder
+from safe_io.documents import unknown
+from safe_io.errors import InputError
 
 
 def load_debiaser(

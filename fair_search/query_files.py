@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bias_evaluation.datasets import load_array
-from bias_evaluation.encoder import finite_rows
-from bias_evaluation.sections import choices
-from debiasing_methods.errors import InputError
-from debiasing_methods.files import load_weights
+from bias_evaluation.datasets.folder import load_array
+from bias_evaluation.embedding.encoder import finite_rows
+from safe_io.documents import choices
+from safe_io.errors import InputError
+from safe_io.files import load_weights
 
 TENSOR = "embeddings"  # name of the matrix in a .safetensors file
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from debiasing_methods.base import DebiasingMethod, ImageTransform
-from debiasing_methods.errors import InputError
 from debiasing_methods.linalg import unit
+from safe_io.errors import InputError
 
 CHUNK_ROWS = 16_384  # 32 MiB of float32 at d = 512
 

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from bias_evaluation.sections import choices
 from debiasing_methods.base import ReferenceImages
-from debiasing_methods.errors import InputError
 from debiasing_methods.linalg import unit
+from safe_io.documents import choices
+from safe_io.errors import InputError
 
 
 class MissingLabelWarning(UserWarning):

@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from bias_evaluation.configs import Backbone
-from bias_evaluation.encoder import (
+from bias_evaluation.embedding.encoder import (
     Encoder,
     check_device,
     describe_missing,
     encoder_digest,
     read_text_embeddings,
 )
-from debiasing_methods.errors import InputError
-from debiasing_methods.files import check_unpacked_size, sha256_file
+from bias_evaluation.grid.configs import Backbone
+from safe_io.errors import InputError
+from safe_io.files import check_unpacked_size, sha256_file
 
 
 class TruncatedTextWarning(UserWarning):

@@ -23,8 +23,6 @@ import torch
 from torch import Tensor
 
 from debiasing_methods.base import IdentityTransform, ImageTransform
-from debiasing_methods.errors import InputError
-from debiasing_methods.files import load_weights, save_weights
 from debiasing_methods.linalg import unit
 from debiasing_methods.transforms import LinearTransform, SpanEdit, SpanTransform
 from debiasing_methods.zsdebias import (
@@ -35,6 +33,8 @@ from debiasing_methods.zsdebias import (
     ZSDebias,
     zsdebias_from_checkpoint,
 )
+from safe_io.errors import InputError
+from safe_io.files import load_weights, save_weights
 
 INDEX = "transform_of_query"
 _CHUNK_ROWS = 8192

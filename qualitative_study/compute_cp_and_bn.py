@@ -16,10 +16,10 @@ if __package__ in (None, ""):  # run by path: make the project importable
 
 from torch import Tensor
 
-from bias_evaluation.results import versions as library_versions
-from debiasing_methods.errors import run_main
-from debiasing_methods.files import write_json, write_text
+from bias_evaluation.suite.results import versions as library_versions
 from qualitative_study.versions import build_parser, display_name, open_maker
+from safe_io.errors import run_main
+from safe_io.files import write_json, write_text
 
 
 def content_preservation(version: Tensor, base: Tensor) -> float:

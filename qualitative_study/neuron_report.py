@@ -26,23 +26,23 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bias_evaluation.configs import DatasetConfig, load_dataset_config
-from bias_evaluation.grid import RunOptions
-from bias_evaluation.prompts import SettingPrompts
-from bias_evaluation.results import ResultKey
-from bias_evaluation.sections import unknown
-from bias_evaluation.workspace import Workspace
-from debiasing_methods.errors import InputError, run_main
-from debiasing_methods.files import write_text
+from bias_evaluation.grid.configs import DatasetConfig, load_dataset_config
+from bias_evaluation.grid.plan import RunOptions
+from bias_evaluation.prompts.sentences import SettingPrompts
+from bias_evaluation.suite.results import ResultKey
+from bias_evaluation.suite.workspace import Workspace
 from debiasing_methods.registry import METHODS
 from debiasing_methods.sem import Modulation, SparseEmbeddingModulation, class_scores
 from qualitative_study.versions import add_text_options
 from reproduce_tables.figures import save_both
+from safe_io.checkout import ROOT
+from safe_io.documents import unknown
+from safe_io.errors import InputError, run_main
+from safe_io.files import write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ROOT = Path(__file__).resolve().parents[1]
 OUTPUT_DIR = ROOT / "study_output" / "neurons"
 VARIANTS = ("sem-b", "sem-bi")
 _DRAWN = 40  # characters of a prompt, and latents, that the figure shows

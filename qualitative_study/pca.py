@@ -22,10 +22,10 @@ import pandas as pd
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from debiasing_methods.errors import run_main
-from debiasing_methods.files import write_text
 from qualitative_study.versions import VersionMaker, build_parser, display_name, open_maker
 from reproduce_tables.figures import save_both
+from safe_io.errors import run_main
+from safe_io.files import write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

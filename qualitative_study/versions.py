@@ -20,22 +20,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bias_evaluation.configs import Backbone, DatasetConfig, load_dataset_config
-from bias_evaluation.encoder import TextStore
-from bias_evaluation.method_names import find_method
-from bias_evaluation.prompts import MethodPrompts, SettingPrompts
-from bias_evaluation.sections import choices, unknown
-from bias_evaluation.study_config import Qualitative, StudyConfig, load_study_config
-from bias_evaluation.weights import sae_file
-from bias_evaluation.workspace import load_setting_prompts
+from bias_evaluation.embedding.encoder import TextStore
+from bias_evaluation.grid.configs import Backbone, DatasetConfig, load_dataset_config
+from bias_evaluation.grid.method_names import find_method
+from bias_evaluation.prompts.sentences import MethodPrompts, SettingPrompts
+from bias_evaluation.prompts.study_config import Qualitative, StudyConfig, load_study_config
+from bias_evaluation.suite.weights import sae_file
+from bias_evaluation.suite.workspace import load_setting_prompts
 from debiasing_methods.base import DebiasingMethod, QueryGroup
-from debiasing_methods.errors import InputError
-from debiasing_methods.files import sha256_file, sha256_json
 from debiasing_methods.linalg import unit
 from debiasing_methods.registry import METHODS
 from debiasing_methods.sae import load_sae
+from safe_io.checkout import ROOT
+from safe_io.documents import choices, unknown
+from safe_io.errors import InputError
+from safe_io.files import sha256_file, sha256_json
 
-ROOT = Path(__file__).resolve().parents[1]
 OUTPUT_DIR = ROOT / "study_output" / "qualitative"
 NEUTRAL_CONCEPT = "sem-b-neutral"
 DEFAULT_VERSIONS = ("vanilla", "orth-proj", "sem-b", NEUTRAL_CONCEPT)

@@ -9,8 +9,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from debiasing_methods.errors import run_main
-from debiasing_methods.files import write_text
 from reproduce_tables.engine import TABLES_FILE, fill, load_description, read_results
 from reproduce_tables.render import (
     as_csv,
@@ -22,6 +20,8 @@ from reproduce_tables.render import (
     read_published,
     summary,
 )
+from safe_io.errors import run_main
+from safe_io.files import write_text
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bias_evaluation.aggregation import ResultName, backbone_stem, retrieval_k, setting_name
-from bias_evaluation.method_names import METHODS, SEEDS, MethodName
-from bias_evaluation.sections import Section, read_yaml, unknown
-from debiasing_methods.errors import InputError
+from bias_evaluation.grid.method_names import METHODS, SEEDS, MethodName
+from bias_evaluation.suite.aggregation import ResultName, backbone_stem, retrieval_k, setting_name
+from safe_io.documents import Section, read_yaml, unknown
+from safe_io.errors import InputError
 
 TABLES_FILE = Path(__file__).with_name("tables.yml")
 """Descriptions of the paper's tables."""

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bias_evaluation.aggregation import setting_name
-from bias_evaluation.method_names import METHODS
-from debiasing_methods.errors import InputError, run_main
-from debiasing_methods.files import atomic_path
+from bias_evaluation.grid.method_names import METHODS
+from bias_evaluation.suite.aggregation import setting_name
 from reproduce_tables.engine import read_results
+from safe_io.errors import InputError, run_main
+from safe_io.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

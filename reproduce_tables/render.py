@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from debiasing_methods.errors import InputError
 from reproduce_tables.engine import Description, Table
+from safe_io.errors import InputError
 
 _BOLD, _PLAIN = "\033[1m", "\033[0m"
 _ARROWS = {"lowest": "↓", "highest": "↑"}

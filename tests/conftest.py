@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from support.method_world import make_world  # noqa: F401 (a fixture)
+
+from safe_io.checkout import ROOT
 
 if TYPE_CHECKING:
-    from bias_evaluation.configs import Backbone
+    from bias_evaluation.grid.configs import Backbone
 
 # A CLIP model of 400,000 parameters that is made here, so that no test needs weights from elsewhere.
 TINY_DIM = 8
@@ -24,10 +27,21 @@ TINY_MODEL = {
 }
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    """Keep tiny products on one thread: on a busy machine more threads make them ten times slower."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def oracle_dir() -> Path:
     """Folder with published results and oracle data, which the project does not ship."""
-    root = Path(__file__).resolve().parents[1]
+    root = ROOT
     folder = Path(os.environ.get("SEM_ORACLE_DIR", root / ".." / "shared")).resolve()
     if not folder.is_dir():
         pytest.skip("no oracle data: set SEM_ORACLE_DIR to the folder that holds official/ and golden/")
@@ -120,9 +134,9 @@ def study_world(tmp_path_factory: pytest.TempPathFactory) -> StudyWorld:
     """Make the small project of the studies."""
     import torch
 
-    from bias_evaluation.encoder import write_text_embeddings
-    from bias_evaluation.prompts import load_prompts
-    from bias_evaluation.study_config import load_study_config
+    from bias_evaluation.embedding.encoder import write_text_embeddings
+    from bias_evaluation.prompts.sentences import load_prompts
+    from bias_evaluation.prompts.study_config import load_study_config
     from debiasing_methods.registry import METHODS
     from debiasing_methods.sae import SparseAutoencoder
     from qualitative_study.versions import Sentences
@@ -182,7 +196,7 @@ def make_backbone(tiny_clip: Path) -> Callable[..., Backbone]:
     """Make a backbone of the tiny model, with changes."""
 
     def make(**changes: Any) -> Backbone:
-        from bias_evaluation.configs import Backbone
+        from bias_evaluation.grid.configs import Backbone
 
         fields = {
             "name": "tiny",

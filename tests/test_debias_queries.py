@@ -14,9 +14,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import debias_queries
-from debiasing_methods.errors import run_main
-from debiasing_methods.files import sha256_file
 from fair_search import load_debiaser
+from safe_io.errors import run_main
+from safe_io.files import sha256_file
 
 QUERIES = ["A photo of a doctor.", "nurse", "Una foto de un médico", "医者の写真"]
 DIM = 16

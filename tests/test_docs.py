@@ -19,9 +19,9 @@ import precompute_embeddings
 from debiasing_methods import prism_training, sae_training
 from debiasing_methods.registry import METHODS
 from fair_search import config_files
+from safe_io.checkout import ROOT
 
-PROJECT = Path(__file__).resolve().parents[1]
-PAGES = sorted((PROJECT / "docs").rglob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 HEADINGS = ["What it does", "What it needs", "What it assumes", "What it does not promise", "When to use it"]
 PARSERS = {
     "audit_bias.py": audit_bias.build_parser,
@@ -34,14 +34,14 @@ PARSERS = {
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_a_page(method: str) -> None:
-    text = (PROJECT / "docs" / "methods" / f"{method}.md").read_text()
+    text = (ROOT / "docs" / "methods" / f"{method}.md").read_text()
     assert [h for h in re.findall(r"^## (.*)", text, flags=re.M) if h in HEADINGS] == HEADINGS
     assert f"`{method}`" in text
-    assert f"(methods/{method}.md)" in (PROJECT / "docs" / "methods.md").read_text()
+    assert f"(methods/{method}.md)" in (ROOT / "docs" / "methods.md").read_text()
 
 
 def links() -> Iterator[tuple[Path, str]]:
-    for page in [PROJECT / "README.md", *PAGES]:
+    for page in [ROOT / "README.md", *PAGES]:
         for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
             if not target.startswith("http"):
                 yield page, target
@@ -72,24 +72,24 @@ def test_commands_of_the_docs_have_these_options(command: list[str]) -> None:
     if command[0] in PARSERS:
         PARSERS[command[0]]().parse_args(command[1:])
     else:
-        assert (PROJECT / command[0]).is_file()
+        assert (ROOT / command[0]).is_file()
 
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give the demo's world, or one with its files: the demo's architecture untrained, and random images."""
-    if (PROJECT / "data" / "ColoredDigits" / "CLIP_tiny-RN_embeddings.npy").is_file():
-        monkeypatch.chdir(PROJECT)
-        return PROJECT
+    if (ROOT / "data" / "ColoredDigits" / "CLIP_tiny-RN_embeddings.npy").is_file():
+        monkeypatch.chdir(ROOT)
+        return ROOT
     import open_clip
     import torch
 
-    shutil.copytree(PROJECT / "config", tmp_path / "config")
+    shutil.copytree(ROOT / "config", tmp_path / "config")
     (tmp_path / "demo").mkdir()
-    shutil.copy(PROJECT / "demo" / "tiny_clip.json", tmp_path / "demo")
+    shutil.copy(ROOT / "demo" / "tiny_clip.json", tmp_path / "demo")
     data = tmp_path / "data" / "ColoredDigits"
     data.mkdir(parents=True)
-    open_clip.add_model_config(PROJECT / "demo" / "tiny_clip.json")
+    open_clip.add_model_config(ROOT / "demo" / "tiny_clip.json")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         torch.save(open_clip.create_model("tiny_clip").state_dict(), data / "tiny_clip.pt")
@@ -103,7 +103,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_ten_lines_of_the_readme_run(world: Path, capsys: Any) -> None:
-    [block] = re.findall(r"```python\n(.*?)```", (PROJECT / "README.md").read_text(), flags=re.S)
+    [block] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
     body = block[block.index("queries = ") :].replace("\n\n", "\n").strip().splitlines()
     assert len(body) <= 10
     names: dict[str, Any] = {}

@@ -13,10 +13,9 @@ import pandas as pd
 import pytest
 
 import generate_splits
-from bias_evaluation.configs import DATASETS, load_dataset_config
-from debiasing_methods.errors import InputError, run_main
-
-ROOT = Path(__file__).resolve().parents[1]
+from bias_evaluation.grid.configs import DATASETS, load_dataset_config
+from safe_io.checkout import ROOT
+from safe_io.errors import InputError, run_main
 
 # Rows, and the first 16 hex digits of the SHA-256 of the two published index arrays' bytes.
 PUBLISHED = {

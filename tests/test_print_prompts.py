@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 import print_prompts
-from bias_evaluation.prompts import load_prompts
-from debiasing_methods.errors import InputError
+from bias_evaluation.prompts.sentences import load_prompts
 from debiasing_methods.registry import METHODS
+from safe_io.checkout import ROOT
+from safe_io.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "config"
 
 

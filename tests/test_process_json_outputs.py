@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 import process_json_outputs
+from safe_io.checkout import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 NAME = "waterbirds_zs-classification_waterbirds_clip-RN50_{}.json"
 
 

@@ -16,19 +16,18 @@ import pytest
 from PIL import Image
 
 import main_eval
-from bias_evaluation import embeddings as embedding
-from bias_evaluation.configs import Backbone
-from bias_evaluation.embeddings import embed_dataset
-from bias_evaluation.encoder import Encoder
-from bias_evaluation.metadata import build_metadata
-from bias_evaluation.shards import parts_folder
+from bias_evaluation.datasets.metadata import build_metadata
+from bias_evaluation.embedding import image_embeddings as embedding
+from bias_evaluation.embedding.encoder import Encoder
+from bias_evaluation.embedding.image_embeddings import embed_dataset
+from bias_evaluation.embedding.shards import parts_folder
+from bias_evaluation.grid.configs import Backbone
 from debiasing_methods import zsdebias_training
-from debiasing_methods.errors import InputError
-from tests.bias_evaluation.test_main_eval import World, template, world  # noqa: F401
-from tests.debiasing_methods.test_prism_training import Command, command, write_config  # noqa: F401
-from tests.debiasing_methods.test_zsdebias_training import _arguments, project  # noqa: F401
+from safe_io.errors import InputError
+from tests.bias_evaluation.training_runs.test_prism import Command, command, write_config  # noqa: F401
+from tests.bias_evaluation.training_runs.test_zsdebias import _arguments, project  # noqa: F401
+from tests.test_main_eval import World, template, world  # noqa: F401
 
-ROOT = Path(__file__).resolve().parents[1]
 N, SHARD, BATCH = 60, 12, 5
 
 pytest.importorskip("ray.data", reason="--engine ray needs the extra: pip install '.[ray]'")
@@ -40,13 +39,13 @@ def ray() -> Iterator[Any]:
     import ray
     import torch
 
-    from bias_evaluation.engines import ray_session
+    from bias_evaluation.embedding.engines import ray_session
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patched:
         patched.delenv("RAY_ADDRESS", raising=False)
-        patched.setattr("bias_evaluation.engines._usable_cores", lambda: 2)
+        patched.setattr("bias_evaluation.embedding.engines._usable_cores", lambda: 2)
         with ray_session():
             yield ray
     torch.set_num_threads(threads)
@@ -127,7 +126,7 @@ def slowed(encoder: Encoder, seconds: float) -> Encoder:
 
 
 def on_ray(backbone: Backbone) -> Any:
-    from bias_evaluation.ray_embedding import ray_stream
+    from bias_evaluation.embedding.ray_embedding import ray_stream
 
     return ray_stream(backbone, device="cpu", precision="fp32")
 
@@ -155,7 +154,7 @@ def test_a_worker_with_other_weights_is_one_line_and_shards_are_kept(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import bias_evaluation.ray_embedding as module
+    import bias_evaluation.embedding.ray_embedding as module
 
     backbone = make_backbone()
     monkeypatch.setattr(embedding, "SHARD_ROWS", N - 10)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bias_evaluation.configs import is_seeded, load_methods
-from bias_evaluation.method_names import METHODS
+from bias_evaluation.grid.configs import is_seeded, load_methods
+from bias_evaluation.grid.method_names import METHODS
+from safe_io.checkout import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 BACKBONES = ("ViT-B-16", "ViT-L-14", "RN50", "RN101")
 SETTINGS = (
     "celeba_retrieval_stereotype_gender",

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from safe_io.checkout import ROOT
+
 FAKE_UV = """#!/bin/sh
 echo "$*" >>calls
 case $1 in

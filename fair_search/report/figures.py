@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bias_evaluation.method_names import METHODS, find_method
+from bias_evaluation.grid.method_names import METHODS, find_method
 from fair_search.fairness_metrics import METRICS
 from fair_search.judging import RANDOM_ORDER
 from fair_search.report.page import data_uri

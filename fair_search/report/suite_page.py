@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bias_evaluation.aggregation import collect_results
-from bias_evaluation.method_names import METHODS
-from debiasing_methods.errors import InputError
+from bias_evaluation.grid.method_names import METHODS
+from bias_evaluation.suite.aggregation import collect_results
 from fair_search.report.figures import display_name, plain_text, svg_uri
 from fair_search.report.page import Cell, Figure, Page, Section, Table, heat_style, number
 from reproduce_tables.engine import read_results
 from reproduce_tables.figures import draw_figure, query_skews, seed_means
+from safe_io.errors import InputError
 
 # Metric → its name in the report, and whether higher is better.
 _METRICS = {

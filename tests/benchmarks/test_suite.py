@@ -10,7 +10,7 @@ import pytest
 import main_eval
 from benchmarks.suite import main as suite
 from benchmarks.suite_world import make_world
-from bias_evaluation.grid import Selection
+from bias_evaluation.grid.plan import Selection
 
 BACKBONE = "ViT-B-16"
 

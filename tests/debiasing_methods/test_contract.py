@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from debiasing_methods.base import PROMPT_KINDS, IdentityTransform, QueryGroup
-from debiasing_methods.errors import InputError
 from debiasing_methods.registry import METHODS, get_method
+from safe_io.errors import InputError
 
 NAMES = list(METHODS)
 DTYPES = [torch.float32, torch.float64]

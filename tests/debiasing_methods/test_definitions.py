@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from debiasing_methods.base import QueryGroup, ReferenceImages
-from debiasing_methods.errors import InputError
 from debiasing_methods.registry import METHODS
 from debiasing_methods.zsdebias import noise
+from safe_io.errors import InputError
 
 Array = NDArray[np.float64]
 DTYPES = [torch.float32, torch.float64]

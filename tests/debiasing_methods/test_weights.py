@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from debiasing_methods.errors import InputError
-from debiasing_methods.files import load_weights, save_weights, take_matrix
 from debiasing_methods.prism import load_prism_map
 from debiasing_methods.sae import load_sae
 from debiasing_methods.zsdebias import load_zsdebias
+from safe_io.errors import InputError
+from safe_io.files import load_weights, save_weights, take_matrix
 
 D = 6
 MAKE = "python make_weights.py --all"

@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bias_evaluation.configs import load_dataset_config
+from bias_evaluation.grid.configs import load_dataset_config
 from demo.__main__ import Size, remove_results, run_demo, study_steps
+from safe_io.checkout import ROOT
 
-PROJECT = Path(__file__).resolve().parents[2]
 SMALL = Size(handwritings=150, clip_steps=40, sae_epochs=2, n_latents=128, retrieval_k=10, zsdebias_epochs=2)
 
 
@@ -20,10 +20,10 @@ SMALL = Size(handwritings=150, clip_steps=40, sae_epochs=2, n_latents=128, retri
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a project root with the shipped configs, and run the small demo in it."""
     root = tmp_path_factory.mktemp("demo")
-    shutil.copytree(PROJECT / "config", root / "config")
+    shutil.copytree(ROOT / "config", root / "config")
     (root / "demo").mkdir()
     for name in ("tiny_clip.json", "table.yml"):
-        shutil.copy(PROJECT / "demo" / name, root / "demo" / name)
+        shutil.copy(ROOT / "demo" / name, root / "demo" / name)
     run_demo(root, SMALL)
     return root
 

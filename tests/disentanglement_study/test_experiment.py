@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from debiasing_methods.errors import InputError
 from debiasing_methods.sae import SparseAutoencoder, load_sae
 from disentanglement_study import disentanglement_experiment, generate_disentanglement_plot
 from disentanglement_study.precompute_dataset import main as precompute
 from disentanglement_study.score import score_folds
-
-PROJECT = Path(__file__).resolve().parents[2]
+from safe_io.checkout import ROOT
+from safe_io.errors import InputError
 
 
 @pytest.fixture
@@ -110,7 +108,7 @@ def test_the_main_task_is_the_subject(run) -> None:
 def test_the_script_runs_from_its_own_folder_by_all_names_of_its_options(study_world, tmp_path) -> None:
     def start(*options: str) -> bytes:
         command = [sys.executable, "disentanglement_experiment.py", *study_world.text, *options]
-        folder = PROJECT / "disentanglement_study"
+        folder = ROOT / "disentanglement_study"
         command += ["--output-dir", str(tmp_path), "--overwrite"]
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
         return (tmp_path / "toy_side_clip.json").read_bytes()
@@ -130,7 +128,7 @@ def test_missing_sentences_name_the_command_that_makes_them(study_world, tmp_pat
 
 
 def test_sentences_are_embedded_once(study_world, tmp_path, monkeypatch, capsys) -> None:
-    from bias_evaluation import encoder
+    from bias_evaluation.embedding import encoder
 
     asked = []
 
@@ -194,7 +192,7 @@ def test_the_script_runs_the_grid_and_draws(tmp_path, code: int) -> None:
         f'[[ "$*" == *RN101*ethnicity*sae* ]] && exit {code}\nexit 0\n'
     )
     stub.chmod(0o755)
-    script = PROJECT / "disentanglement_study" / "run_all_disentanglement_exps.sh"
+    script = ROOT / "disentanglement_study" / "run_all_disentanglement_exps.sh"
     environment = {"PYTHON": str(stub), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(
         ["bash", str(script), "--overwrite"], env=environment, capture_output=True, text=True, check=False

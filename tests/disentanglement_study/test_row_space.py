@@ -7,9 +7,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from debiasing_methods.errors import InputError
 from disentanglement_study.probes import ProbeSettings, fit_probes, standardise
 from disentanglement_study.row_space import GramOperator, fit_logistic
+from safe_io.errors import InputError
 
 N, P = 150, 900
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from debiasing_methods.files import save_weights
 from debiasing_methods.registry import METHODS
 from debiasing_methods.sae import SparseAutoencoder
 from fair_search import Debiaser, load_debiaser
+from safe_io.files import save_weights
 
 DIM, LATENTS, HIDDEN, CONTEXT = 32, 60, 12, 40
 TEXT_MODEL = {"context_length": CONTEXT, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1}

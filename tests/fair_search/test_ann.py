@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from debiasing_methods.base import QueryGroup, Vanilla
-from debiasing_methods.errors import InputError
 from debiasing_methods.projections import PrismMini
 from fair_search.ann import build_index, open_index, search_index, set_parameters
 from fair_search.audit import Contender, Groups, audit
 from fair_search.judging import Judgement
+from safe_io.errors import InputError
 
 faiss = pytest.importorskip(
     "faiss", reason="faiss-cpu is not installed: the optional FAISS index is not tested"

@@ -6,10 +6,10 @@ import torch
 
 from debiasing_methods.base import QueryGroup, Vanilla
 from debiasing_methods.bend import BendVLM
-from debiasing_methods.errors import InputError
 from debiasing_methods.projections import OrthProj, PrismMini
 from fair_search.audit import Contender, Groups, QueryLabels, audit, draw_reference
 from fair_search.judging import COLUMNS, RANDOM_ORDER, Judgement
+from safe_io.errors import InputError
 
 N, D, Q = 1500, 16, 6
 HOW = Judgement(ks=(20, 60), draws=60)

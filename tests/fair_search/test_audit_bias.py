@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 import audit_bias
-from debiasing_methods.errors import run_main
 from debiasing_methods.registry import METHODS
+from safe_io.errors import run_main
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 QUERIES = "query,wanted\nA photo of a nurse.,even\nA photo of a doctor.,odd\nA photo of a chef.,even\n"

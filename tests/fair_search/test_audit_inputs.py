@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from debiasing_methods.errors import InputError
 from fair_search.audit_inputs import image_groups, query_labels, read_audit_queries, read_metadata_rows
+from safe_io.errors import InputError
 
 TABLE = pd.DataFrame(
     {

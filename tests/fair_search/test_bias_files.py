@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from debiasing_methods.errors import InputError
 from debiasing_methods.registry import METHODS
 from fair_search.bias_files import bare, load_bias
 from fair_search.config_files import config_folder
+from safe_io.errors import InputError
 
 GIVEN = sorted(path.stem for path in (config_folder() / "bias").glob("*.yml"))
 OWN = """\

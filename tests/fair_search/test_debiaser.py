@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from bias_evaluation.encoder import write_text_embeddings
-from debiasing_methods.errors import InputError
+from bias_evaluation.embedding.encoder import write_text_embeddings
 from debiasing_methods.linalg import unit
 from debiasing_methods.registry import METHODS
 from fair_search import (
@@ -24,6 +23,7 @@ from fair_search import (
     load_debiaser,
     reference_images,
 )
+from safe_io.errors import InputError
 
 QUERIES = ["A photo of a doctor.", "nurse", "Una foto de un médico", "医者の写真", "nurse"]
 WITHOUT_TEXT = ["vanilla", "orth-proj", "prism-mini", "sem-b", "prism", "zsdebias"]

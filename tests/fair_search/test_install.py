@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).resolve().parents[2]
+from safe_io.checkout import ROOT
+
 LEFT_BEHIND = shutil.ignore_patterns(".*", "data", "tests", "build", "*.egg-info", "*_weights", "__pycache__")
 SCRIPT = """
 import fair_search
@@ -26,9 +27,9 @@ except fair_search.InputError as error:
 
 
 def test_package_data_hold_every_config_that_the_library_reads() -> None:
-    setup = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert setup["package-dir"]["fair_search.config"] == "config"
-    config = PROJECT / "config"
+    config = ROOT / "config"
     carried = {path for glob in setup["package-data"]["fair_search.config"] for path in config.glob(glob)}
     needed = {
         *config.glob("*.yml"),
@@ -39,8 +40,8 @@ def test_package_data_hold_every_config_that_the_library_reads() -> None:
 
 
 def test_every_package_of_the_checkout_is_installed() -> None:
-    setup = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    found = {path.parent.name for path in PROJECT.glob("*/__init__.py")}
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     assert found <= set(setup["packages"])
 
 
@@ -48,7 +49,7 @@ def test_installed_it_is_imported_from_elsewhere(tmp_path: Path) -> None:
     if importlib.util.find_spec("setuptools") is None or importlib.util.find_spec("pip") is None:
         pytest.skip("this environment has no pip and setuptools to build with")
     source, site = tmp_path / "source", tmp_path / "site"  # building writes into the source
-    shutil.copytree(PROJECT, source, ignore=LEFT_BEHIND)
+    shutil.copytree(ROOT, source, ignore=LEFT_BEHIND)
     install = ["-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
     built = subprocess.run(
         [sys.executable, *install, "--target", str(site), str(source)], capture_output=True, text=True

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from debiasing_methods.base import IdentityTransform, Vanilla
-from debiasing_methods.errors import InputError
 from debiasing_methods.registry import METHODS
 from fair_search import ranking
 from fair_search.audit import Contender, Groups, make_scorers
 from fair_search.query_files import read_matrix
 from fair_search.ranking import Scorer, TopListsBuilder, rank_images, read_chunks
+from safe_io.errors import InputError
 
 D = 8
 

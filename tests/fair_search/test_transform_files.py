@@ -11,10 +11,10 @@ import torch
 from safetensors.numpy import load_file
 
 from debiasing_methods.base import ImageTransform
-from debiasing_methods.errors import InputError
-from debiasing_methods.files import save_weights
 from debiasing_methods.registry import METHODS
 from fair_search.transform_files import TransformFile, save_transform
+from safe_io.errors import InputError
+from safe_io.files import save_weights
 
 QUERIES = ["A photo of a doctor.", "nurse", "医者の写真"]
 CHANGE_IMAGES = [name for name, cls in METHODS.items() if cls.changes_images]

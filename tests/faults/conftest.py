@@ -18,7 +18,7 @@ import torch
 from fault_case import Case
 from fault_world import World, make_world
 
-ROOT = Path(__file__).resolve().parents[2]
+from safe_io.checkout import ROOT
 
 
 @pytest.fixture(autouse=True, scope="session")

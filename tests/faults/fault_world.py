@@ -21,17 +21,17 @@ import yaml
 from fault_zygote import COMMANDS
 from PIL import Image
 
-from bias_evaluation.bias_corpora import load_corpus
-from bias_evaluation.datasets import make_folds
-from bias_evaluation.prism_settings import training_setting
-from bias_evaluation.prism_texts import load_text_sets
-from bias_evaluation.prompts import load_prompts
+from bias_evaluation.datasets.folder import make_folds
+from bias_evaluation.prompts.bias_corpora import load_corpus
+from bias_evaluation.prompts.prism_settings import training_setting
+from bias_evaluation.prompts.prism_texts import load_text_sets
+from bias_evaluation.prompts.sentences import load_prompts
+from bias_evaluation.training_runs.prism import PrismHyperparameters
 from debiasing_methods import prism_training, zsdebias_training
-from debiasing_methods.errors import run_main
-from debiasing_methods.prism_run import PrismHyperparameters
 from debiasing_methods.registry import METHODS, get_method
 from debiasing_methods.sae import SparseAutoencoder
 from fair_search.bias_files import load_bias
+from safe_io.errors import run_main
 
 N, FOLDS, K, DIM, TINY_DIM = 60, 2, 8, 12, 8
 PICTURES = 24

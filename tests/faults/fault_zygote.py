@@ -37,7 +37,10 @@ COMMANDS = {
     "debias": "debias_queries",
 }
 # So that small data make several shards, and several batches of maps.
-SMALL = {"bias_evaluation.embeddings": {"SHARD_ROWS": 8}, "debiasing_methods.prism_run": {"_BATCH_BYTES": 1}}
+SMALL = {
+    "bias_evaluation.embedding.image_embeddings": {"SHARD_ROWS": 8},
+    "bias_evaluation.training_runs.prism": {"_BATCH_BYTES": 1},
+}
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod", "shutil.rmtree")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
@@ -73,7 +76,7 @@ def work(job: dict[str, Any]) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_bytes"], resource.RLIM_INFINITY))
     watch = Watch(job["root"], job.get("at"), job.get("signal", signal.SIGKILL))
     sys.addaudithook(watch)
-    from debiasing_methods.errors import run_main
+    from safe_io.errors import run_main
 
     try:
         main = importlib.import_module(COMMANDS[job["command"]]).main
@@ -161,7 +164,7 @@ def main() -> None:
     for module in set(COMMANDS.values()):
         importlib.import_module(module)
     for name in (
-        "bias_evaluation.encoder",
+        "bias_evaluation.embedding.encoder",
         "open_clip",
         "matplotlib.pyplot",
         "safetensors.torch",

@@ -12,8 +12,8 @@ import pytest
 import torch
 from fault_world import COLORS, DIM, FOLDS, World, call, tree
 
-from bias_evaluation import suite
-from bias_evaluation.datasets import make_folds
+from bias_evaluation.datasets.folder import make_folds
+from bias_evaluation.suite import evaluate as suite
 
 ROWS = 12_000  # enough for torch to share a product among threads
 

@@ -13,7 +13,7 @@ import pytest
 from fault_case import ABANDONED, COMMANDS, RESUMABLE, Case
 from fault_world import World, tree
 
-from debiasing_methods.locks import claim
+from safe_io.locks import claim
 
 ROUNDS = 2
 

@@ -21,6 +21,8 @@ from fault_inputs import Evil, as_npy, as_npz, as_torch
 from fault_world import World, call, tree
 from fault_zygote import COMMANDS
 
+from safe_io.checkout import ROOT
+
 
 def yaml_tags(marker: str) -> dict[str, bytes]:
     """YAML that a careless loader obeys."""
@@ -218,6 +220,6 @@ def test_members_of_archives_do_not_execute(world: World, marker: Path) -> None:
 
 def test_entry_points_are_all_here() -> None:
     """Every script of the project that reads files is among the commands above."""
-    root = Path(__file__).resolve().parents[2]
+    root = ROOT
     scripts = {path.stem for path in root.glob("*.py")}
     assert scripts <= set(COMMANDS.values())

@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 import torch
 
-from bias_evaluation.configs import load_dataset_config
-from bias_evaluation.grid import RunOptions
-from bias_evaluation.results import ResultKey
-from bias_evaluation.workspace import Workspace
-from debiasing_methods.errors import InputError
+from bias_evaluation.grid.configs import load_dataset_config
+from bias_evaluation.grid.plan import RunOptions
+from bias_evaluation.suite.results import ResultKey
+from bias_evaluation.suite.workspace import Workspace
 from debiasing_methods.registry import METHODS
 from debiasing_methods.sae import load_sae
 from qualitative_study import neuron_report
+from safe_io.errors import InputError
 
 QUERIES = ["baker", "pilot", "painter"]
 

@@ -12,14 +12,14 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from bias_evaluation.encoder import TextStore
-from bias_evaluation.study_config import load_study_config
-from debiasing_methods.errors import InputError
+from bias_evaluation.embedding.encoder import TextStore
+from bias_evaluation.prompts.study_config import load_study_config
 from debiasing_methods.linalg import unit
 from debiasing_methods.sae import load_sae
 from debiasing_methods.sem import Percentiles, bias_scores
 from qualitative_study import compute_cp_and_bn, pca
 from qualitative_study.versions import NEUTRAL_CONCEPT, VersionMaker, version_names
+from safe_io.errors import InputError
 
 
 @pytest.fixture(scope="module")

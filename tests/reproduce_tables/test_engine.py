@@ -14,9 +14,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bias_evaluation.aggregation import collect_results
-from bias_evaluation.method_names import METHODS
-from debiasing_methods.errors import InputError
+from bias_evaluation.grid.method_names import METHODS
+from bias_evaluation.suite.aggregation import collect_results
 from reproduce_tables.__main__ import main
 from reproduce_tables.engine import TABLES_FILE, fill, load_description, read_results
 from reproduce_tables.render import (
@@ -30,8 +29,9 @@ from reproduce_tables.render import (
     difference,
     summary,
 )
+from safe_io.checkout import ROOT
+from safe_io.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[2]
 NUMBERS = ("2", "3", "9", "13", "14", "15")
 
 SMALL = """

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from debiasing_methods.errors import run_main
 from reproduce_tables import figures
+from safe_io.errors import run_main
 
 RETRIEVAL = {"dataset": "celeba", "task": "retrieval", "backbone": "ViT-L-14@336px"}
 SETTING = "query=hair|bias=gender|K=500"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bias_evaluation import release_download
+from bias_evaluation.release import download as release_download
 
 _sleep = time.sleep  # the fixture replaces the one that downloads use
 BODY = bytes(range(256)) * 2000  # 512,000 bytes

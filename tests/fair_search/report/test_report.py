@@ -7,7 +7,6 @@ import re
 import tomllib
 from html.parser import HTMLParser
 from itertools import pairwise
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pandas as pd
@@ -20,6 +19,7 @@ from fair_search.report.figures import display_name, plain_text, svg_uri
 from fair_search.report.page import contrast, heat_style, number, render
 from fair_search.report.suite_page import read_suite, suite_page
 from fair_search.report.thumbnails import SIZE, thumbnail
+from safe_io.checkout import ROOT
 
 from .conftest import CLASSES, HOSTILE
 
@@ -186,13 +186,13 @@ def test_report_of_the_suite():
 
 
 def test_template_is_installed():
-    setup = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["tool"]["setuptools"]
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert "fair_search.report" in setup["packages"]
     assert "template.html" in setup["package-data"]["fair_search.report"]
 
 
 def test_suite_from_files(tmp_path):
-    from debiasing_methods.errors import InputError
+    from safe_io.errors import InputError
 
     with pytest.raises(InputError):
         read_suite(tmp_path)

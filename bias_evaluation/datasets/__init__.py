@@ -1,0 +1,1 @@
+"""A dataset on disk: its images, metadata, folds and stored embeddings."""

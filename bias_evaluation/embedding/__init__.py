@@ -1,0 +1,1 @@
+"""Images and sentences to embeddings, and the files that keep them."""

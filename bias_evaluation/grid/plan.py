@@ -1,0 +1,138 @@
+"""The grid of results as data: what a command asks for, listed in the order of work.
+
+Order: dataset → backbone (embeddings held once) → setting → method → seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TypeVar
+
+from bias_evaluation.grid.configs import DatasetConfig, is_seeded
+from bias_evaluation.suite.results import ResultKey
+from safe_io.documents import unknown
+from safe_io.errors import InputError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the command line adds to a config.
+
+    Attributes
+    ----------
+    data_root, output_dir : pathlib.Path
+        Folder of the dataset folders; folder of the result files.
+    prompts : str
+        Name of the prompt set.
+    retrieval_k : int
+        K of retrieval.
+    text_embeddings : pathlib.Path or None
+        File that supplies all text embeddings.
+    device : str
+        'cpu' or 'cuda'.
+    """
+
+    data_root: Path
+    output_dir: Path
+    prompts: str
+    retrieval_k: int
+    text_embeddings: Path | None = None
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Names that restrict the grid; None takes everything in the config."""
+
+    settings: Sequence[str] | None = None
+    backbones: Sequence[str] | None = None
+    methods: Sequence[str] | None = None
+    seeds: Sequence[int] | None = None
+
+
+def plan(config: DatasetConfig, selection: Selection) -> list[ResultKey]:
+    """List the results of a config that a selection allows, in the order of work.
+
+    A name that the config does not have selects nothing; `check_selection` finds names that no config has.
+    """
+    return [
+        ResultKey(config.dataset, setting, backbone, method, seed)
+        for backbone in _chosen(config.backbones, selection.backbones)
+        for setting in _chosen(config.settings, selection.settings)
+        for method in _chosen(config.methods, selection.methods)
+        for seed in _seeds(method.name, method.seeds, selection.seeds)
+    ]
+
+
+def _chosen(available: Mapping[str, T], names: Sequence[str] | None) -> list[T]:
+    return [value for name, value in available.items() if names is None or name in names]
+
+
+def _seeds(method: str, seeds: Sequence[int], wanted: Sequence[int] | None) -> list[int | None]:
+    if not is_seeded(method):
+        return [None]
+    return [seed for seed in seeds if wanted is None or seed in wanted]
+
+
+def check_selection(configs: Sequence[DatasetConfig], selection: Selection) -> None:
+    """Raise `InputError` where a selected name is in none of some configs, or no seed of a method is left."""
+    methods_files = [config.flat or config.path.parent / "methods.yml" for config in configs]
+    sources = [config.source for config in configs]
+    for kind, names, available, files in (
+        ("setting", selection.settings, [config.settings for config in configs], sources),
+        ("backbone", selection.backbones, [config.backbones for config in configs], sources),
+        ("method", selection.methods, [config.methods for config in configs], methods_files),
+    ):
+        known = list(dict.fromkeys(chain.from_iterable(available)))
+        for name in names or ():
+            if name not in known:
+                raise unknown(kind, name, known, _some(files))
+    if selection.seeds is not None:
+        _check_seeds(configs, selection, selection.seeds)
+
+
+def _some(paths: Iterable[Path]) -> str:
+    """Name the first of some files, and say how many more there are."""
+    first, *more = dict.fromkeys(map(str, paths))
+    return f"{first} and {len(more)} more" if more else first
+
+
+def _check_seeds(configs: Sequence[DatasetConfig], selection: Selection, wanted: Sequence[int]) -> None:
+    seeds: dict[str, set[int]] = {}
+    for method in chain.from_iterable(_chosen(config.methods, selection.methods) for config in configs):
+        seeds.setdefault(method.name, set()).update(method.seeds)
+    for name, known in seeds.items():
+        if is_seeded(name) and known.isdisjoint(wanted):
+            raise InputError(
+                f"--seeds {' '.join(map(str, wanted))}: {name} has the seeds "
+                f"{' '.join(map(str, sorted(known)))}"
+            )
+
+
+@dataclass(frozen=True)
+class State:
+    """Where one result stands.
+
+    Attributes
+    ----------
+    kind : str
+        'done', 'to do', 'stale' (made from other inputs) or 'lacks'.
+    detail : str
+        What differs or is missing, in a few words.
+    missing : tuple of str
+        What exactly is missing and how to get it, one line each.
+    """
+
+    kind: str
+    detail: str = ""
+    missing: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Describe the state in a few words."""
+        joint = " " if self.kind == "lacks" else ": "
+        return f"{self.kind}{joint}{self.detail}" if self.detail else self.kind

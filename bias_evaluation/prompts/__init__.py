@@ -1,0 +1,1 @@
+"""From compact YAML to sentences, and from sentences to groups of embeddings."""

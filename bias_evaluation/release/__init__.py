@@ -1,0 +1,1 @@
+"""The published release: find it in a folder, fetch it, install it."""

@@ -1,0 +1,1 @@
+"""From embeddings to results: methods, scores, metrics, result files and the table of them all."""

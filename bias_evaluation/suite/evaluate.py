@@ -1,0 +1,135 @@
+"""Results of the grid, computed: method → scores → metrics → records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bias_evaluation.grid.configs import Setting
+from bias_evaluation.suite.classification import evaluate_classification, summarize_classification
+from bias_evaluation.suite.results import ResultKey, make_records
+from bias_evaluation.suite.retrieval import evaluate_retrieval, summarize_retrieval
+from bias_evaluation.suite.scoring import fold_scores
+from bias_evaluation.suite.workspace import Workspace, relevant_images
+from debiasing_methods.base import DebiasingMethod, QueryGroup, ReferenceImages
+from debiasing_methods.registry import get_method
+from safe_io.errors import InputError
+
+
+def batches(workspace: Workspace, keys: Sequence[ResultKey]) -> Iterator[list[ResultKey]]:
+    """Put results together that have the same debiased images, where making those is the work.
+
+    That is so where a method draws noise for each fold: its settings with one model and seed share the draw.
+
+    Parameters
+    ----------
+    workspace : Workspace
+        Of the results' dataset and backbone.
+    keys : sequence of ResultKey
+
+    Yields
+    ------
+    list of ResultKey
+        In the order of the first of each batch.
+    """
+    together: dict[object, list[ResultKey]] = {}
+    for key in keys:
+        alone = not get_method(key.method.name).random_images
+        together.setdefault(key.stem if alone else workspace.method(key), []).append(key)
+    yield from together.values()
+
+
+def evaluate(
+    workspace: Workspace, keys: Sequence[ResultKey]
+) -> Iterator[tuple[ResultKey, list[dict[str, Any]]]]:
+    """Compute the results of one batch.
+
+    Parameters
+    ----------
+    workspace : Workspace
+        Of the results' dataset and backbone.
+    keys : sequence of ResultKey
+        One result, or several that `batches` put together.
+
+    Yields
+    ------
+    key : ResultKey
+    records : list of dict
+        Its result records.
+
+    Raises
+    ------
+    InputError
+        Inputs do not fit: labels, K, prompts or weights.
+    """
+    method = workspace.method(keys[0])
+    groups = [_groups(workspace, key, method) for key in keys]
+    try:
+        scores = fold_scores(
+            method,
+            [group for each in groups for group in each],
+            workspace.images,
+            workspace.data.val,
+            lambda: _reference(workspace, keys[0]),
+        )
+        for key, mine in zip(keys, _split(scores, groups), strict=True):
+            yield key, _records(workspace, key, method, mine)
+    except InputError:
+        raise
+    except ValueError as error:  # a method's complaint about its arrays: say which result it was
+        raise InputError(f"{keys[0].stem}: {error}") from None
+
+
+def _groups(workspace: Workspace, key: ResultKey, method: DebiasingMethod) -> list[QueryGroup]:
+    prompts = workspace.prompts(key.setting).groups
+    return [workspace.embedder.group(group, key.method.name, method.needs) for group in prompts]
+
+
+def _reference(workspace: Workspace, key: ResultKey) -> ReferenceImages:
+    images, bias = workspace.images, key.setting.bias
+    arrays = workspace.codes(bias), workspace.data.train
+    codes, train = (torch.from_numpy(array).to(images.device) for array in arrays)
+    return ReferenceImages(images.rows, codes, tuple(map(str, bias.values)), train)
+
+
+def _split(scores: Iterable[Tensor], groups: Sequence[Sequence[QueryGroup]]) -> Iterator[Iterable[Tensor]]:
+    """Give each result its own queries' rows of the scores; of a single one, fold by fold as they come."""
+    if len(groups) == 1:
+        yield scores
+        return
+    sizes = [sum(len(group.queries) for group in each) for each in groups]
+    folds = [fold.split(sizes) for fold in scores]
+    yield from zip(*folds, strict=True)
+
+
+def _records(
+    workspace: Workspace, key: ResultKey, method: DebiasingMethod, scores: Iterable[Tensor]
+) -> list[dict[str, Any]]:
+    return make_records(
+        key,
+        _summarize(workspace, key.setting, scores, workspace.codes(key.setting.bias)),
+        retrieval_k=workspace.options.retrieval_k,
+        normalize=method.normalize,
+        folds=len(workspace.data.val),
+        digests=workspace.digests(key),
+    )
+
+
+def _summarize(
+    workspace: Workspace, setting: Setting, scores: Iterable[Tensor], bias: np.ndarray
+) -> dict[str, dict[str, Any]]:
+    data = workspace.data
+    if setting.task == "retrieval":
+        names = [group.name for group in workspace.prompts(setting).groups]
+        relevant = relevant_images(data, setting, names)
+        k = workspace.options.retrieval_k
+        records = evaluate_retrieval(scores, data.val, bias, setting.bias.values, k, relevant)
+        return summarize_retrieval(records, names)
+    target = workspace.codes(setting.target)
+    classes = (setting.target.values, setting.bias.values)
+    counts = evaluate_classification(scores, data.val, target, bias, (len(classes[0]), len(classes[1])))
+    return summarize_classification(*counts, classes)

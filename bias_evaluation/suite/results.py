@@ -1,0 +1,152 @@
+"""Result files: their names, their records with provenance, and whether one that is there still holds.
+
+A result is a JSON list, one record a metric. Every record carries the digests of what it was made from, so
+that results of other inputs are never taken for these.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from bias_evaluation.grid.configs import Backbone, MethodConfig, Setting
+from bias_evaluation.grid.method_names import find_method
+from safe_io.checkout import ROOT
+from safe_io.errors import InputError
+from safe_io.files import read_json, sha256_file, sha256_json, write_json
+
+# Raised whenever a change of the code changes figures: results of before are then made from another "code".
+FIGURES = 1
+_PACKAGES = ("bias_evaluation", "debiasing_methods", "safe_io")
+METRICS = {"retrieval": ("kl", "max_skew", "precision"), "zs_classification": ("Acc.", "WG Acc.")}
+
+
+@dataclass(frozen=True)
+class ResultKey:
+    """One result of the grid: a setting of a dataset, a backbone, a method and, if trained, its seed."""
+
+    dataset: str
+    setting: Setting
+    backbone: Backbone
+    method: MethodConfig
+    seed: int | None
+
+    @property
+    def stem(self) -> str:
+        """Name of the result file without its suffix."""
+        seed = "" if self.seed is None else f"-seed{self.seed}"
+        return f"{self.dataset}_{self.setting.file_part}_clip-{self.backbone.stem}_{self.method.name}{seed}"
+
+    def path(self, output_dir: Path) -> Path:
+        """Path of the result file."""
+        return output_dir / f"{self.stem}.json"
+
+
+@cache
+def versions(*more: str) -> dict[str, str]:
+    """Versions of what decides a result's digits; `code` is a digest of this project's own modules.
+
+    Parameters
+    ----------
+    *more : str
+        Packages of the project that decide the digits too, beside those of the suite.
+    """
+    names = ("torch", "numpy", "scipy", "open_clip_torch")
+    found = {name: version(name) for name in names}
+    return {"python": platform.python_version(), **found, "code": _code_digest(more)}
+
+
+def _code_digest(more: tuple[str, ...]) -> str:
+    modules = sorted(chain(*(ROOT.glob(f"{package}/**/*.py") for package in (*_PACKAGES, *more))))
+    return sha256_json({str(path.relative_to(ROOT)): sha256_file(path) for path in modules})[:16]
+
+
+def make_records(
+    key: ResultKey,
+    summary: Mapping[str, Mapping[str, Any]],
+    *,
+    retrieval_k: int,
+    normalize: bool,
+    folds: int,
+    digests: Mapping[str, str],
+) -> list[dict[str, Any]]:
+    """Make the records of one result.
+
+    Parameters
+    ----------
+    key : ResultKey
+    summary : mapping
+        Metric → its mean, ci and detail.
+    retrieval_k : int
+        K of retrieval.
+    normalize : bool
+        Whether the method was given unit images.
+    folds : int
+        Number of folds.
+    digests : mapping
+        Component → digest of what it was made from.
+
+    Returns
+    -------
+    list of dict
+        One record a metric.
+    """
+    common = {
+        "dataset": key.dataset,
+        "task": key.setting.task,
+        "backbone": key.backbone.name,
+        "method": key.method.name,
+        "normalize": normalize,
+        "setting": key.setting.record_name(retrieval_k),
+    }
+    named = find_method(key.method.name)
+    provenance = {
+        "variant": named.variant if named else None,
+        "seed": key.seed,
+        "folds": folds,
+        "versions": versions(),
+        "digests": dict(digests),
+        "digest": sha256_json(dict(digests)),
+    }
+    return [{**common, "metric": metric, **values, **provenance} for metric, values in summary.items()]
+
+
+def write_records(path: Path, records: list[dict[str, Any]]) -> None:
+    """Write a result file atomically."""
+    write_json(path, records)
+
+
+def differences(path: Path, digests: Mapping[str, str]) -> list[str] | None:
+    """Compare a result that is there with what it would be made from now.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Result file.
+    digests : mapping
+        Component → digest, now.
+
+    Returns
+    -------
+    list of str or None
+        Components that differ (none: the result holds; all, in words, where the file is damaged or records
+        no digests); None where there is no result.
+    """
+    if not path.is_file():
+        return None
+    try:
+        records = read_json(path, "result file")
+    except InputError as error:
+        return [f"everything ({error})"]
+    if not isinstance(records, list) or not records or not all(isinstance(r, dict) for r in records):
+        return [f"everything ({path} is not a list of result records)"]
+    then = records[0].get("digests")
+    if not isinstance(then, dict):
+        return ["everything (it records no digests)"]
+    return sorted(name for name in {*then, *digests} if then.get(name) != digests.get(name))

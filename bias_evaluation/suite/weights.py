@@ -1,0 +1,113 @@
+"""Where the trained weights of a method lie, and how to get them where they are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bias_evaluation.grid.configs import Backbone
+from bias_evaluation.prompts.prism_settings import hyperparameters, load_prism_training
+from bias_evaluation.training_runs.prism import PrismHyperparameters, prism_weight_name
+
+_RELEASED = ("human", "animal")  # ZSDebias corpora of the release's models
+OFFICIAL = "official"  # name of the release's prompts, where they are installed
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A weight file that a result needs.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+        The file: in the prompt set's own folder if it is there, else in the release's.
+    make : str
+        Commands that train or download it.
+    """
+
+    path: Path
+    make: str
+
+
+def find(root: Path, kind: str, prompts: str, name: str, make: str) -> WeightFile:
+    """Look in ``<kind>_weights/<prompts>/`` (trained here), then in ``<kind>_weights/`` (the release).
+
+    The release's PRISM maps were trained on its own texts: they serve the prompt set 'official' alone.
+
+    Parameters
+    ----------
+    root : pathlib.Path
+        Project root.
+    kind : str
+        'sae', 'prism' or 'zsdebias'.
+    prompts : str
+        Name of the prompt set in use.
+    name : str
+        File name; a ``.safetensors`` file of the same stem serves as well.
+    make : str
+        Commands for the error line.
+    """
+    folder = root / "debiasing_methods" / f"{kind}_weights"
+    safe = Path(name).with_suffix(".safetensors").name if name.endswith(".pth") else name
+    candidates = [folder / prompts / name, folder / prompts / safe]
+    if kind != "prism" or prompts == OFFICIAL:  # a map belongs to the texts that it was trained on
+        candidates += [folder / name, folder / safe]
+    found = next((path for path in candidates if path.is_file()), folder / prompts / name)
+    return WeightFile(found, make)
+
+
+def _or_download(backbone: Backbone, then: str = "") -> str:
+    """Say that the release has the file; it has those of OpenAI's models alone."""
+    fetch = f" or fetch the release with `python download_release.py`{then}"
+    return fetch if backbone.pretrained == "openai" else ""
+
+
+def sae_file(root: Path, prompts: str, backbone: Backbone, given: Path | None = None) -> WeightFile:
+    """Find the backbone's sparse autoencoder; `given` is the file where a config names one itself."""
+    name = backbone.sae or f"MSAE_{backbone.stem}.pth"
+    target = given or f"debiasing_methods/sae_weights/{prompts}/{name}"
+    make = (
+        f"train it with `python debiasing_methods/sae_training.py --backbone {backbone.name} "
+        f"--output {target} …`" + _or_download(backbone)
+    )
+    return WeightFile(given, make) if given else find(root, "sae", prompts, name, make)
+
+
+def zsdebias_file(root: Path, prompts: str, backbone: Backbone, kind: str, seed: int) -> WeightFile:
+    """Find a ZSDebias model; `kind` is the bias corpus that it was trained with."""
+    name = f"{backbone.name}_{kind}_zsdebias_{seed}.pth"
+    make = (
+        f"train it with `python debiasing_methods/zsdebias_training.py --bias_attribute {kind} --clip_model "
+        f"{backbone.name} --seed {seed} --prompts {prompts} --dataset_paths …` "
+        f"(train_zsdebias.sh: all of the paper's)" + (_or_download(backbone) if kind in _RELEASED else "")
+    )
+    return find(root, "zsdebias", prompts, name, make)
+
+
+def prism_files(
+    root: Path,
+    prompts: str,
+    backbone: Backbone,
+    task: str,
+    text_sets: Sequence[str],
+    seed: int,
+    training: Path | PrismHyperparameters,
+) -> list[WeightFile]:
+    """Find the PRISM maps of some text sets; `training` is how they are trained, or the file that says so."""
+    given = isinstance(training, PrismHyperparameters)
+    found = {"*": training} if given else load_prism_training(training)
+    options = "".join(f" --{name} {value}" for name, value in asdict(training).items()) if given else ""
+    files = []
+    for text_set in text_sets:
+        name = prism_weight_name(
+            backbone.name, task, text_set, hyperparameters(found, text_set, training), seed
+        )
+        make = (
+            f"train it with `python debiasing_methods/prism_training.py --CLIP_model {backbone.name} --task "
+            f"{task} --setting {text_set} --seed {seed} --prompts {prompts}{options}` "
+            f"(train_all_prism.sh: all of the paper's)"
+            + _or_download(backbone, f" and pass --prompts {OFFICIAL}")
+        )
+        files.append(find(root, "prism", prompts, name, make))
+    return files

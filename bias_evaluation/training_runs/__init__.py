@@ -1,0 +1,1 @@
+"""A training run on disk: inputs, checkpoints, weights and report."""

@@ -1,0 +1,464 @@
+"""Training runs of PRISM maps on disk: names of the weights, what is kept, what is trained, what is written.
+
+The files of a map: the weights, and ``<stem>.report.json`` beside them (what they were made from, and their
+losses); ``losses.csv`` in the folder has a line for every map in it. Weights are the same to the last bit for
+the same sentences, embeddings and options (on the CPU, with the same versions and number of threads), whether
+or not a run was cut off.
+
+Maps of one shape are trained together, in batches small enough for the processor's caches, and each of
+torch's threads trains a batch of its own. A batch is written when it is done: a run that was cut off has lost
+those under way. A map that is there with the same digest (of sentences, embeddings and options) is kept;
+another file of its name is an error unless it may be overwritten.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import math
+import os
+import platform
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from debiasing_methods.linalg import unit
+from debiasing_methods.prism import WEIGHT_NAME
+from debiasing_methods.training.prism import overall_loss, train_maps
+from debiasing_methods.training.prism_sampling import SAMPLINGS, PrismSamples, TextSetSizes
+from safe_io.errors import InputError
+from safe_io.files import (
+    atomic_path,
+    dump_weights,
+    read_json,
+    sha256_file,
+    sha256_json,
+    write_json,
+    write_text,
+)
+from safe_io.locks import exclusive
+
+T, R = TypeVar("T"), TypeVar("R")
+FORMATS = ("pth", "safetensors")
+LOSSES = "losses.csv"
+_REPORT = ".report.json"
+_BATCH_BYTES = 1 << 26  # tensors of a batch of maps; a single map of width 1024 needs half of it
+
+
+@dataclass(frozen=True)
+class PrismHyperparameters:
+    """How a map is trained.
+
+    Attributes
+    ----------
+    num_samples : int
+        Samples that are drawn from the text set.
+    lr : float
+        Learning rate of Adam.
+    epochs, batch_size : int
+        Passes over the samples, and samples a step.
+    wd : float
+        Weight decay of Adam.
+    """
+
+    num_samples: int
+    lr: float
+    epochs: int = 1
+    batch_size: int = 64
+    wd: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` where a number is out of range."""
+        for name in ("num_samples", "epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.lr < math.inf or not 0 <= self.wd < math.inf:
+            raise ValueError(f"lr must be above 0 and wd at least 0, got lr {self.lr} and wd {self.wd}")
+
+
+def prism_weight_name(
+    backbone: str,
+    task: str,
+    setting: str,
+    training: PrismHyperparameters,
+    seed: int,
+    file_format: str = "pth",
+) -> str:
+    """Name a map's file as the release does.
+
+    Parameters
+    ----------
+    backbone : str
+        Name in weight files, e.g. ``ViT-L-14@336px``.
+    task : str
+        'retrieval' or 'zs_classification'.
+    setting : str
+        Name of the text set, e.g. ``stereotype_dangerous-person_race``.
+    training : PrismHyperparameters
+    seed : int
+    file_format : str
+        'pth' or 'safetensors'.
+    """
+    return (
+        f"prism_clip={backbone}_task={task}_setting={setting}_epochs={training.epochs}_num_bases=0"
+        f"_num_samples={training.num_samples}_seed={seed}_lr={float(training.lr)}"
+        f"_batch_size={training.batch_size}_wd={float(training.wd)}_init_weight=random.{file_format}"
+    )
+
+
+@dataclass(frozen=True)
+class PrismSetting:
+    """A text set as plain data, and how its maps are trained.
+
+    Attributes
+    ----------
+    task, setting : str
+        As in file names.
+    sizes : TextSetSizes
+    sentences : tuple of str
+        All ``sizes.sentences`` sentences, in the order that `prism_sampling` numbers them.
+    training : PrismHyperparameters
+    """
+
+    task: str
+    setting: str
+    sizes: TextSetSizes
+    sentences: tuple[str, ...]
+    training: PrismHyperparameters
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` where sentences and sizes do not go together."""
+        if len(self.sentences) != self.sizes.sentences:
+            raise ValueError(f"{self.setting}: {len(self.sentences)} sentences for {self.sizes}")
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where maps go.
+
+    Attributes
+    ----------
+    folder : pathlib.Path
+    backbone : str
+        Name in weight files.
+    file_format : str
+        'pth' (the release's) or 'safetensors'.
+    overwrite : bool
+        Whether files of other runs may be replaced; maps that are done are then trained anew.
+    """
+
+    folder: Path
+    backbone: str
+    file_format: str = FORMATS[0]
+    overwrite: bool = False
+
+
+class Take(NamedTuple):
+    """Which batches of maps to train.
+
+    Attributes
+    ----------
+    choose : callable
+        All batches → those to train.
+    dim : int
+        Width of the embeddings, on which it depends what is trained together.
+    """
+
+    choose: Callable[[list[Any]], list[Any]]
+    dim: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Map:
+    """One map to train: a setting and a seed."""
+
+    setting: PrismSetting
+    seed: int
+    sampling: str
+
+    @cached_property
+    def samples(self) -> PrismSamples:
+        return SAMPLINGS[self.sampling](self.setting.sizes, self.setting.training.num_samples, self.seed)
+
+    def sentences(self) -> list[str]:
+        """Distinct sentences that the samples use."""
+        numbers = torch.cat([self.samples.positives, self.samples.negatives], dim=1).unique().tolist()
+        return list(dict.fromkeys(self.setting.sentences[k] for k in numbers))
+
+    def shape(self) -> tuple[Any, ...]:
+        """Tell what maps must have in common to be trained together."""
+        sizes = self.setting.sizes
+        return len(sizes.targets), len(sizes.biases), self.setting.training
+
+
+class _Sentences:
+    """Embeddings of all sentences of a run: each distinct sentence has one row."""
+
+    def __init__(self, sentences: Sequence[str], embed: Callable[[Sequence[str]], Tensor]) -> None:
+        self._rows = {sentence: row for row, sentence in enumerate(sentences)}
+        self._raw = embed(sentences).to(torch.float32)
+        self.embeddings = unit(self._raw)
+
+    def rows(self, one: _Map) -> tuple[Tensor, Tensor]:
+        """Rows of a map's positives (n, P) and negatives (n, Q)."""
+        number = torch.tensor([self._rows.get(sentence, -1) for sentence in one.setting.sentences])
+        return number[one.samples.positives], number[one.samples.negatives]
+
+    def sha256(self, sentences: Sequence[str]) -> str:
+        """Digest of some sentences' embeddings."""
+        raw = self._raw[[self._rows[sentence] for sentence in sentences]]
+        return hashlib.sha256(raw.numpy().tobytes()).hexdigest()
+
+
+def run_training(
+    settings: Sequence[PrismSetting],
+    embed: Callable[[Sequence[str]], Tensor],
+    output: Output,
+    *,
+    seeds: Sequence[int],
+    sampling: str = "published",
+    progress: bool = False,
+    take: Take | None = None,
+    train: bool = True,
+) -> list[dict[str, Any]]:
+    """Train the maps of some settings and seeds for one backbone; those that are done are kept.
+
+    Parameters
+    ----------
+    settings : sequence of PrismSetting
+    embed : callable
+        Sentences → raw embeddings (sentences, d); called once, with the distinct sentences of all maps.
+    output : Output
+    seeds : sequence of int
+    sampling : str
+        'published' or 'independent' (see `debiasing_methods.training.prism_sampling`).
+    progress : bool
+        Whether to show a progress bar.
+    take : Take, optional
+        Train some batches alone; ``losses.csv`` is then left to a run of all.
+    train : bool
+        Whether maps that are not there are trained; if not, they are an error.
+
+    Returns
+    -------
+    list of dict
+        Reports, setting by setting, seed by seed.
+
+    Raises
+    ------
+    InputError
+        A file of another run has the name of a map, a training diverged, a map is missing, or another process
+        is training maps of this backbone for the same folder.
+    """
+    # parts of a run write maps of their own into the one folder
+    with nullcontext() if take else exclusive(output.folder / f"prism_clip={output.backbone}"):
+        return _run(settings, embed, output, seeds, sampling, progress, take, train)
+
+
+def _run(
+    settings: Sequence[PrismSetting],
+    embed: Callable[[Sequence[str]], Tensor],
+    output: Output,
+    seeds: Sequence[int],
+    sampling: str,
+    progress: bool,
+    take: Take | None,
+    train: bool,
+) -> list[dict[str, Any]]:
+    """Do the work of `run_training`, alone in its folder with maps of this backbone, or a part of it."""
+    maps = [_Map(setting, seed, sampling) for setting in settings for seed in dict.fromkeys(seeds)]
+    if take is not None:  # whole batches, which then are the batches of these maps as well
+        mine = {one for batch in take.choose(list(_batches(maps, take.dim))) for one in batch}
+        maps = [one for one in maps if one in mine]
+    if not maps:
+        return []
+    used = {one: one.sentences() for one in maps}
+    sentences = _Sentences(list(dict.fromkeys(s for own in used.values() for s in own)), embed)
+    facts = {one: _facts(one, output.backbone, own, sentences) for one, own in used.items()}
+    reports = {one: _finished(_path(one, output), facts[one]["digest"], output.overwrite) for one in maps}
+    with tqdm(total=len(maps), unit="map", desc=f"PRISM, {output.backbone}", disable=not progress) as bar:
+        # Whole batches, though some of their maps may be done: the same maps are always trained together.
+        batches = list(_batches(maps, sentences.embeddings.shape[1]))
+        todo = [batch for batch in batches if any(reports[one] is None for one in batch)]
+        if todo and not train:
+            missing = [one for one in maps if reports[one] is None]
+            raise InputError(
+                f"{len(missing)} of {len(maps)} maps are not there, the first: {_path(missing[0], output)}; "
+                f"run the parts that have them again (maps that are there are kept)"
+            )
+        bar.update(len(maps) - sum(map(len, todo)))
+        for trained in _in_threads(lambda batch: _train(batch, sentences), todo):
+            for one, w, losses in trained:
+                if reports[one] is None:
+                    reports[one] = _write(_path(one, output), w, {**facts[one], **losses})
+                bar.update()
+    if take is None:
+        write_losses(output.folder)
+    return [reports[one] for one in maps]
+
+
+def count_batches(settings: Sequence[PrismSetting], seeds: Sequence[int], dim: int) -> int:
+    """Count the batches that maps of some settings and seeds are trained in, with embeddings of width d."""
+    maps = [_Map(setting, seed, "published") for setting in settings for seed in dict.fromkeys(seeds)]
+    return len(list(_batches(maps, dim)))
+
+
+def sentences_of(settings: Sequence[PrismSetting], seeds: Sequence[int], sampling: str) -> list[str]:
+    """List the distinct sentences that the maps of some settings and seeds are trained on."""
+    maps = [_Map(setting, seed, sampling) for setting in settings for seed in dict.fromkeys(seeds)]
+    return list(dict.fromkeys(sentence for one in maps for sentence in one.sentences()))
+
+
+def _path(one: _Map, output: Output) -> Path:
+    setting = one.setting
+    return output.folder / prism_weight_name(
+        output.backbone, setting.task, setting.setting, setting.training, one.seed, output.file_format
+    )
+
+
+def report_path(weights: str | os.PathLike[str]) -> Path:
+    """Return where the report of a map lies: ``<stem>.report.json`` beside it."""
+    weights = Path(weights)
+    return weights.with_name(weights.name.removesuffix(weights.suffix) + _REPORT)
+
+
+def _facts(one: _Map, backbone: str, own: Sequence[str], sentences: _Sentences) -> dict[str, Any]:
+    """Tell what a map is made from, with a digest of it."""
+    sizes = one.setting.sizes
+    facts = {
+        "backbone": backbone,
+        "task": one.setting.task,
+        "setting": one.setting.setting,
+        "seed": one.seed,
+        **asdict(one.setting.training),
+        "sampling": one.sampling,
+        "text_set": {
+            "scenes": sizes.scenes,
+            "targets": list(sizes.targets),
+            "biases": list(sizes.biases),
+        },
+        "dim": sentences.embeddings.shape[1],
+        "sentences": {"distinct": len(own), "sha256": sha256_json(own)},
+        "embeddings_sha256": sentences.sha256(own),
+    }
+    return {"digest": sha256_json(facts), **facts}
+
+
+def _finished(path: Path, digest: str, overwrite: bool) -> dict[str, Any] | None:
+    """Return the report of a map that is done; None where there is one to train."""
+    if overwrite or not path.exists():
+        return None
+    beside = report_path(path)
+    report = read_json(beside, "report of a PRISM map") if beside.is_file() else {}
+    if not isinstance(report, dict) or report.get("digest") != digest:
+        raise InputError(
+            f"{path} exists and was not made from these sentences, embeddings and options; choose another "
+            f"--output-dir, or replace it with --overwrite"
+        )
+    # A report is written just before its weights: others were being replaced by this very run.
+    return report if report.get("weights_sha256") == sha256_file(path) else None
+
+
+def _batches(maps: Sequence[_Map], dim: int) -> Iterator[list[_Map]]:
+    """Give maps of one shape, as many at a time as the memory for a batch holds."""
+    shapes: dict[tuple[Any, ...], list[_Map]] = {}
+    for one in maps:
+        shapes.setdefault(one.shape(), []).append(one)
+    for (n_targets, n_biases, training), alike in shapes.items():
+        step = min(training.batch_size, training.num_samples) * (n_targets + n_biases) * dim
+        state = dim * dim
+        size = max(1, _BATCH_BYTES // (4 * (5 * state + 4 * step)))  # W, gradient, Adam's two; e, x, G, G·y
+        yield from (alike[k : k + size] for k in range(0, len(alike), size))
+
+
+def _in_threads(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """Give the result of each item, in order, while as many threads as torch has work a little ahead.
+
+    Meanwhile a call of torch uses one thread: several that share a call wait for each other at every step.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+
+
+def _train(batch: Sequence[_Map], sentences: _Sentences) -> list[tuple[_Map, Tensor, dict[str, Any]]]:
+    """Train a batch of maps; returns each with its losses."""
+    dim, training = sentences.embeddings.shape[1], batch[0].setting.training
+    starts = [one.samples.start(dim, training.epochs) for one in batch]
+    rows = [sentences.rows(one) for one in batch]
+    maps, steps = train_maps(
+        torch.stack([w for w, _ in starts]),
+        sentences.embeddings,
+        torch.stack([positives for positives, _ in rows]),
+        torch.stack([negatives for _, negatives in rows]),
+        torch.stack([order for _, order in starts]),
+        lr=training.lr,
+        batch_size=training.batch_size,
+        wd=training.wd,
+    )
+    trained = []
+    for k, one in enumerate(batch):
+        before, after = (overall_loss(w, sentences.embeddings, *rows[k]) for w in (starts[k][0], maps[k]))
+        if not torch.isfinite(maps[k]).all():
+            raise InputError(f"training diverged with lr {training.lr} ({one.setting.setting}); lower it")
+        losses = {
+            "loss_before": _parts(before),
+            "loss_after": _parts(after),
+            "batch_losses": [_parts(loss) for loss in steps[:, k]],
+        }
+        trained.append((one, maps[k], losses))
+    return trained
+
+
+def _parts(loss: Tensor) -> dict[str, float]:
+    positive, negative = loss.tolist()
+    return {"positive": positive, "negative": negative, "total": positive + negative}
+
+
+def _write(path: Path, w: Tensor, report: dict[str, Any]) -> dict[str, Any]:
+    """Write the report, then put the weights in their place."""
+    with atomic_path(path) as temporary:
+        dump_weights(temporary, {WEIGHT_NAME: w.clone()})  # a clone: a slice would be saved with its batch
+        versions = {"python": platform.python_version(), "torch": torch.__version__}
+        report = {**report, "versions": versions, "weights_sha256": sha256_file(temporary)}
+        write_json(report_path(path), report)
+    return report
+
+
+def write_losses(folder: Path) -> None:
+    """Write ``losses.csv``: one line for each report in a folder, in the order of their names."""
+    training = [field.name for field in fields(PrismHyperparameters)]
+    columns = ("backbone", "task", "setting", "seed", "sampling", *training)
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    parts = [(when, part) for when in ("before", "after") for part in ("positive", "negative", "total")]
+    lines.writerow([*columns, *(f"{part}_{when}" for when, part in parts)])
+    for path in sorted(folder.glob(f"prism_*{_REPORT}")):
+        report = read_json(path, "report of a PRISM map")
+        try:
+            losses = [report[f"loss_{when}"][part] for when, part in parts]
+            lines.writerow([*(report[column] for column in columns), *losses])
+        except (KeyError, TypeError):
+            raise InputError(f"{path} is not the report of a PRISM map; remove it") from None
+    write_text(folder / LOSSES, text.getvalue())

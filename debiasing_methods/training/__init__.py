@@ -1,0 +1,1 @@
+"""How trained methods are trained: losses, samplers and loops over arrays. No files here."""

@@ -1,0 +1,1 @@
+"""Small worlds and helpers that tests of several packages share."""
