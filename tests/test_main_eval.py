@@ -114,8 +114,13 @@ def word_vector(word: str, dim: int) -> np.ndarray:
 
 
 def encode(sentence: str, dim: int = DIM) -> np.ndarray:
-    """Stand in for a text tower: the sum of the words."""
-    return np.sum([word_vector(w, dim) for w in re.findall(r"\w+", sentence.lower())], axis=0)
+    """Stand in for a text tower: the sum of the words, and half of a direction of the sentence's own.
+
+    A mere sum of words would make BendVLM's subspace hold the difference of the two classes: what is left of
+    both is then the same vector, and rounding decides the predictions.
+    """
+    words = np.sum([word_vector(w, dim) for w in re.findall(r"\w+", sentence.lower())], axis=0)
+    return words + word_vector(sentence, dim) / 2
 
 
 def save_yaml(path: Path, document: Any) -> None:
