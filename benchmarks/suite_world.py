@@ -29,7 +29,7 @@ from bias_evaluation.grid.configs import DatasetConfig, load_dataset_config
 from bias_evaluation.grid.plan import RunOptions, Selection, plan
 from bias_evaluation.suite.results import ResultKey
 from bias_evaluation.suite.workspace import Memo, Workspace
-from debiasing_methods.prism import WEIGHT_NAME
+from bias_evaluation.weights.read import PRISM_MAP
 from debiasing_methods.registry import get_method
 from debiasing_methods.sae import SparseAutoencoder
 from safe_io.checkout import ROOT
@@ -150,7 +150,7 @@ def _sae(dim: int, generator: torch.Generator) -> dict[str, Any]:
 
 
 def _prism_map(dim: int, generator: torch.Generator) -> dict[str, Any]:
-    return {WEIGHT_NAME: torch.eye(dim) + 0.1 * _draw(generator, dim, dim)}
+    return {PRISM_MAP: torch.eye(dim) + 0.1 * _draw(generator, dim, dim)}
 
 
 def _zsdebias(dim: int, generator: torch.Generator) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from debiasing_methods.projections import pairs_within
 from debiasing_methods.sae import SparseAutoencoder
 from debiasing_methods.sem import SemBI
 from debiasing_methods.transforms import chunks
-from safe_io.errors import InputError
 
 
 def equalize(e0: Tensor, prototypes: Tensor) -> Tensor:
@@ -62,7 +61,7 @@ def nearest_means(directions: Tensor, reference: ReferenceImages, num_neighbors:
 
     Raises
     ------
-    InputError
+    ValueError
         A bias class has no image in a fold's reference part.
     """
     images = reference.images
@@ -74,7 +73,7 @@ def nearest_means(directions: Tensor, reference: ReferenceImages, num_neighbors:
         for code, bias_class in enumerate(reference.classes):
             members = rows[labels == code]
             if len(members) == 0:
-                raise InputError(
+                raise ValueError(
                     f"bias class '{bias_class}' has no image in the reference part of fold {fold}; each of "
                     f"{', '.join(reference.classes)} needs at least one in every fold: check labels and folds"
                 )
@@ -127,8 +126,7 @@ class BendMethod(DebiasingMethod):
         Raises
         ------
         ValueError
-            Prompts or `reference` are missing, or a bias class has no image in a fold's reference part (then
-            an `InputError`).
+            Prompts or `reference` are missing, or a bias class has no image in a fold's reference part.
         """
         self.check(groups)
         if reference is None:

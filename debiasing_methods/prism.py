@@ -5,19 +5,13 @@ Symbols: W (d, d) the map, q a query, x a unit image, n(x) = x/‖x‖₂. Vecto
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from debiasing_methods.base import DebiasingMethod, ImageTransform, QueryGroup, ReferenceImages
 from debiasing_methods.linalg import unit
 from debiasing_methods.transforms import LinearTransform
-from safe_io.errors import InputError
-from safe_io.files import load_weights, take_matrix
-
-WEIGHT_NAME = "transformer.weight"  # the release's name of W
 
 
 class Prism(DebiasingMethod):
@@ -75,35 +69,3 @@ class Prism(DebiasingMethod):
                 raise ValueError(
                     f"the PRISM map of '{group.name}' has width {width}, but the queries have width {dim}"
                 )
-
-
-def load_prism_map(
-    path: str | os.PathLike[str], *, dim: int, make: str = "see README, 'The methods'"
-) -> Tensor:
-    """Load the map of one setting in the release's format or safetensors.
-
-    Parameters
-    ----------
-    path : path-like
-        Weight file.
-    dim : int
-        Embedding dimension of the backbone that it is for.
-    make : str
-        How to get the file, for the error line.
-
-    Returns
-    -------
-    Tensor of shape (dim, dim), float32
-
-    Raises
-    ------
-    InputError
-        The file is missing or damaged, or was made for another width.
-    """
-    w: torch.Tensor = take_matrix(load_weights(path, make=make), WEIGHT_NAME, ndim=2, path=path)
-    if w.shape != (dim, dim):
-        raise InputError(
-            f"{path} is a PRISM map of shape {tuple(w.shape)}, but the backbone has width {dim} and needs "
-            f"({dim}, {dim}); to get one: {make}"
-        )
-    return w

@@ -6,15 +6,10 @@ Symbols: d embedding dimension, s latents, W_e (s, d), W_d (d, s), b_pre (d,), b
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from safe_io.errors import InputError
-from safe_io.files import load_weights, save_weights, take_matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,54 +81,3 @@ class SparseAutoencoder:
             "encoder.bias": self.encoder_bias,
             "decoder.weight": self.decoder_weight,
         }
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the release's format (``.pth``) or ``.safetensors``, as the suffix says."""
-        save_weights(path, self.state_dict())
-
-
-def load_sae(
-    path: str | os.PathLike[str], *, dim: int, make: str = "see README, 'The methods'"
-) -> SparseAutoencoder:
-    """Load an SAE in the release's format or safetensors.
-
-    Parameters
-    ----------
-    path : path-like
-        Weight file. Its tensors' shapes count, not what its name says.
-    dim : int
-        Embedding dimension of the backbone that it is for.
-    make : str
-        How to get the file, for the error line.
-
-    Returns
-    -------
-    SparseAutoencoder
-
-    Raises
-    ------
-    InputError
-        The file is missing or damaged, or was made for another width.
-    """
-    sae = sae_from_state_dict(load_weights(path, make=make), path)
-    if sae.dim != dim:
-        raise InputError(
-            f"{path} is an SAE for embeddings of width {sae.dim}, but the backbone has width {dim}; "
-            f"to get one: {make}"
-        )
-    return sae
-
-
-def sae_from_state_dict(weights: Mapping[str, object], path: str | os.PathLike[str]) -> SparseAutoencoder:
-    """Build an SAE from tensors under the release's names; `path` is for the error line."""
-    try:
-        return SparseAutoencoder(
-            encoder_weight=take_matrix(weights, "encoder.weight", ndim=2, path=path),
-            encoder_bias=take_matrix(weights, "encoder.bias", ndim=1, path=path),
-            decoder_weight=take_matrix(weights, "decoder.weight", ndim=2, path=path),
-            pre_bias=take_matrix(weights, "bpre", ndim=1, path=path),
-        )
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None

@@ -6,10 +6,8 @@ latents in halves of d/2 (i kept, s replaced), μ and σ² their mean and varian
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,18 +17,12 @@ from torch.nn.functional import layer_norm, leaky_relu, linear
 from debiasing_methods.base import DebiasingMethod, ImageTransform, QueryGroup, ReferenceImages
 from debiasing_methods.linalg import unit
 from debiasing_methods.transforms import chunks
-from safe_io.errors import InputError
-from safe_io.files import load_weights, take_matrix
 
 LEAKY_SLOPE = 0.3
 
 # Rows that share one noise generator. Part of what a seed means: another value gives other draws. A block is
 # drawn whole, so chunks of images that end with blocks draw nothing twice.
 NOISE_BLOCK_ROWS = 1024
-
-# Names of a network's tensors in the release, after "encoder." or "decoder.": the positions in
-# Linear → LayerNorm → LeakyReLU → Dropout → Linear; and the number of dimensions of each.
-LAYERS = {"0.weight": 2, "0.bias": 1, "1.weight": 1, "1.bias": 1, "4.weight": 2, "4.bias": 1}
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,66 +249,3 @@ class ZSDebias(DebiasingMethod):
     def image_transform(self, groups: Sequence[QueryGroup], fold: int = 0) -> ImageTransform:
         """Make the transform that draws the noise of a fold; one for all groups."""
         return ResampledTransform(self.vae, seed=self.seed, fold=fold)
-
-
-def load_zsdebias(
-    path: str | os.PathLike[str], *, dim: int, make: str = "see README, 'The methods'"
-) -> DisentanglingVAE:
-    """Load a ZSDebias model in the release's format or safetensors.
-
-    Parameters
-    ----------
-    path : path-like
-        A torch file with the state dicts `encoder` and `decoder` and, beside them, `args` of the training; or
-        the tensors of both under the same names (``encoder.0.weight`` …) in one flat file.
-    dim : int
-        Embedding dimension of the backbone that it is for.
-    make : str
-        How to get the file, for the error line.
-
-    Returns
-    -------
-    DisentanglingVAE
-        With a tanh if `args` says ``normalize_embeddings``.
-
-    Raises
-    ------
-    InputError
-        The file is missing or damaged, has another architecture, or was made for another width.
-    """
-    vae = zsdebias_from_checkpoint(load_weights(path, make=make), path)
-    if vae.dim != dim:
-        raise InputError(
-            f"{path} is a ZSDebias model for width {vae.dim}, but the backbone has width {dim}; "
-            f"to get one: {make}"
-        )
-    return vae
-
-
-def zsdebias_from_checkpoint(checkpoint: Mapping[str, Any], path: str | os.PathLike[str]) -> DisentanglingVAE:
-    """Build the model from a checkpoint's content; `path` is for the error line."""
-    args = checkpoint.get("args")
-    tanh = bool(args.get("normalize_embeddings", False)) if isinstance(args, Mapping) else False
-    try:
-        return DisentanglingVAE(
-            encoder=_network(checkpoint, "encoder", path),
-            decoder=_network(checkpoint, "decoder", path),
-            tanh=tanh,
-        )
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
-
-
-def _network(checkpoint: Mapping[str, Any], part: str, path: str | os.PathLike[str]) -> Network:
-    """Take one of the two networks out of a checkpoint, nested or flat, and nothing but its six tensors."""
-    nested = checkpoint.get(part)
-    flat = {name: value for name, value in checkpoint.items() if str(name).startswith(f"{part}.")}
-    state = nested if isinstance(nested, Mapping) else flat
-    names = {f"{part}.{layer}": ndim for layer, ndim in LAYERS.items()}
-    if unknown := sorted(set(map(str, state)) - set(names)):
-        raise InputError(
-            f"{path}: the {part} is not one of two linear layers; it also has: {', '.join(unknown)}"
-        )
-    return Network(*(take_matrix(state, name, ndim=ndim, path=path) for name, ndim in names.items()))

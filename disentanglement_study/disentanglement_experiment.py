@@ -27,8 +27,8 @@ from bias_evaluation.embedding.encoder import TextStore, describe_missing
 from bias_evaluation.grid.configs import Backbone
 from bias_evaluation.prompts.study_config import ProbeSentences, StudyConfig, load_study_config
 from bias_evaluation.suite.results import versions
-from bias_evaluation.suite.weights import sae_file
-from debiasing_methods.sae import load_sae
+from bias_evaluation.weights.find import sae_file
+from bias_evaluation.weights.read import load_sae
 from disentanglement_study.latents import sae_facts, sae_latents
 from disentanglement_study.probes import FoldResult, ProbeSettings, check_sizes, cross_validate
 from disentanglement_study.score import score_folds

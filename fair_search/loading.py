@@ -9,19 +9,17 @@ from typing import Any
 import torch
 
 from bias_evaluation.grid.configs import Backbone, load_methods, option_types
-from bias_evaluation.suite.weights import sae_file
+from bias_evaluation.weights.find import sae_file
+from bias_evaluation.weights.read import load_prism_map, load_sae, load_zsdebias
 from debiasing_methods.base import DebiasingMethod
-from debiasing_methods.prism import load_prism_map
 from debiasing_methods.registry import get_method
-from debiasing_methods.sae import load_sae
-from debiasing_methods.zsdebias import load_zsdebias
 from fair_search.backbones import BackboneLike, find_backbone
 from fair_search.bias_files import BiasFile, BiasLike, load_bias
 from fair_search.config_files import PROMPT_SET, checkout, config_folder
 from fair_search.debiaser import ALL_QUERIES, Debiaser
 from fair_search.text import TextEmbedder
 from safe_io.documents import unknown
-from safe_io.errors import InputError
+from safe_io.errors import InputError, as_input_error
 
 
 def load_debiaser(
@@ -78,12 +76,8 @@ def load_debiaser(
         raise InputError(f"{method} needs prompts: give a backbone, or text embeddings that hold them")
     plain = _options(method, described, options or {})
     trained = _trained(cls, described, text, weights, seed)
-    try:
-        built = cls(**plain, **trained)
-    except InputError:
-        raise
-    except ValueError as error:  # an option out of its range
-        raise InputError(f"{method}: {error}") from None
+    with as_input_error(method):
+        built = cls(**plain, **trained)  # an option may be out of its range
     params = {
         "method": method,
         "backbone": text.backbone and text.backbone.name if isinstance(backbone, TextEmbedder) else backbone,

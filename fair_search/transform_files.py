@@ -22,17 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bias_evaluation.weights.read import LAYERS, zsdebias_from_checkpoint
 from debiasing_methods.base import IdentityTransform, ImageTransform
 from debiasing_methods.linalg import unit
 from debiasing_methods.transforms import LinearTransform, SpanEdit, SpanTransform
-from debiasing_methods.zsdebias import (
-    LAYERS,
-    DisentanglingVAE,
-    Network,
-    ResampledTransform,
-    ZSDebias,
-    zsdebias_from_checkpoint,
-)
+from debiasing_methods.zsdebias import DisentanglingVAE, Network, ResampledTransform, ZSDebias
 from safe_io.errors import InputError
 from safe_io.files import load_weights, save_weights
 

@@ -25,12 +25,12 @@ from bias_evaluation.grid.configs import Backbone, DatasetConfig, load_dataset_c
 from bias_evaluation.grid.method_names import find_method
 from bias_evaluation.prompts.sentences import MethodPrompts, SettingPrompts
 from bias_evaluation.prompts.study_config import Qualitative, StudyConfig, load_study_config
-from bias_evaluation.suite.weights import sae_file
 from bias_evaluation.suite.workspace import load_setting_prompts
+from bias_evaluation.weights.find import sae_file
+from bias_evaluation.weights.read import load_sae
 from debiasing_methods.base import DebiasingMethod, QueryGroup
 from debiasing_methods.linalg import unit
 from debiasing_methods.registry import METHODS
-from debiasing_methods.sae import load_sae
 from safe_io.checkout import ROOT
 from safe_io.documents import choices, unknown
 from safe_io.errors import InputError

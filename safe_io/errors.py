@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -14,6 +15,26 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 class InputError(ValueError):
     """Input that the user can mend: the message is one line (what, where, what is allowed, what to do)."""
+
+
+@contextmanager
+def as_input_error(where: str) -> Iterator[None]:
+    """Turn a `ValueError` into an `InputError` that says where it arose.
+
+    The methods and their training know neither files nor commands: they complain of arrays and options with
+    a `ValueError`. Whoever handed those over knows where they came from.
+
+    Parameters
+    ----------
+    where : str
+        File, result or option that the complaint is about; put before it. May be empty.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{where}: {error}" if where else str(error)) from None
 
 
 def run_main(main: Callable[[], int]) -> int:

@@ -137,6 +137,7 @@ def study_world(tmp_path_factory: pytest.TempPathFactory) -> StudyWorld:
     from bias_evaluation.embedding.encoder import write_text_embeddings
     from bias_evaluation.prompts.sentences import load_prompts
     from bias_evaluation.prompts.study_config import load_study_config
+    from bias_evaluation.weights.read import save_sae
     from debiasing_methods.registry import METHODS
     from debiasing_methods.sae import SparseAutoencoder
     from qualitative_study.versions import Sentences
@@ -161,7 +162,7 @@ def study_world(tmp_path_factory: pytest.TempPathFactory) -> StudyWorld:
     center = rows.mean(0)
     fit = torch.linalg.lstsq(torch.relu((rows - center) @ encoder.T), rows - center).solution
     sae = root / "debiasing_methods" / "sae_weights" / "default" / "MSAE_toy.pth"
-    SparseAutoencoder(encoder, torch.zeros(96), fit.T.contiguous(), center).save(sae)
+    save_sae(sae, SparseAutoencoder(encoder, torch.zeros(96), fit.T.contiguous(), center))
     return StudyWorld(root, root / "toy.npz", sae)
 
 

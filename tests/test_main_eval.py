@@ -33,10 +33,12 @@ from bias_evaluation.prompts.sentences import GroupEmbedder, load_prompts
 from bias_evaluation.suite import workspace
 from bias_evaluation.suite.aggregation import collect_results
 from bias_evaluation.suite.results import METRICS
+from bias_evaluation.weights.read import load_sae
+from bias_evaluation.weights.read import save_sae as write_sae
 from debiasing_methods.base import ReferenceImages, Vanilla
 from debiasing_methods.bend import BendVLM
 from debiasing_methods.projections import OrthCali, OrthProj
-from debiasing_methods.sae import SparseAutoencoder, load_sae
+from debiasing_methods.sae import SparseAutoencoder
 from debiasing_methods.sem import SemB
 from safe_io.checkout import ROOT
 from safe_io.errors import InputError, run_main
@@ -239,7 +241,8 @@ def save_sae(path: Path, dim: int, latents: int = 40) -> None:
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    SparseAutoencoder(draw(latents, dim) / 2, draw(latents), draw(dim, latents) / 4, draw(dim)).save(path)
+    sae = SparseAutoencoder(draw(latents, dim) / 2, draw(latents), draw(dim, latents) / 4, draw(dim))
+    write_sae(path, sae)
 
 
 @pytest.fixture
@@ -921,7 +924,7 @@ def test_a_reference_part_without_a_class_is_found_before_anything_is_written(
 def test_an_sae_may_be_safetensors(world: World) -> None:
     world.run("--methods", "sem-b")
     before = world.results()
-    load_sae(world.sae, dim=DIM).save(world.sae.with_suffix(".safetensors"))
+    write_sae(world.sae.with_suffix(".safetensors"), load_sae(world.sae, dim=DIM))
     world.sae.unlink()
     world.run("--methods", "sem-b", "--overwrite")
     for name, content in world.results().items():

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bias_evaluation.grid.configs import Backbone
-from debiasing_methods.prism import WEIGHT_NAME
-from debiasing_methods.sae import sae_from_state_dict
-from debiasing_methods.zsdebias import zsdebias_from_checkpoint
+from bias_evaluation.weights.read import PRISM_MAP, sae_from_state_dict, zsdebias_from_checkpoint
 from safe_io.documents import as_strings
 from safe_io.errors import InputError
 from safe_io.files import load_weights, read_json, take_matrix
@@ -92,9 +90,9 @@ def check_weight_file(kind: WeightKind, path: Path, backbone: Backbone | None) -
     if kind.name == "sae":
         dim = sae_from_state_dict(weights, path).dim
     elif kind.name == "prism":
-        w = take_matrix(weights, WEIGHT_NAME, ndim=2, path=path)
+        w = take_matrix(weights, PRISM_MAP, ndim=2, path=path)
         if w.shape[0] != w.shape[1]:
-            raise InputError(f"{path}: '{WEIGHT_NAME}' is {tuple(w.shape)}; a square matrix is needed")
+            raise InputError(f"{path}: '{PRISM_MAP}' is {tuple(w.shape)}; a square matrix is needed")
         dim = w.shape[0]
     else:
         dim = zsdebias_from_checkpoint(weights, path).dim

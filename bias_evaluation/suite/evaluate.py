@@ -17,7 +17,7 @@ from bias_evaluation.suite.scoring import fold_scores
 from bias_evaluation.suite.workspace import Workspace, relevant_images
 from debiasing_methods.base import DebiasingMethod, QueryGroup, ReferenceImages
 from debiasing_methods.registry import get_method
-from safe_io.errors import InputError
+from safe_io.errors import as_input_error
 
 
 def batches(workspace: Workspace, keys: Sequence[ResultKey]) -> Iterator[list[ResultKey]]:
@@ -68,7 +68,7 @@ def evaluate(
     """
     method = workspace.method(keys[0])
     groups = [_groups(workspace, key, method) for key in keys]
-    try:
+    with as_input_error(keys[0].stem):
         scores = fold_scores(
             method,
             [group for each in groups for group in each],
@@ -78,10 +78,6 @@ def evaluate(
         )
         for key, mine in zip(keys, _split(scores, groups), strict=True):
             yield key, _records(workspace, key, method, mine)
-    except InputError:
-        raise
-    except ValueError as error:  # a method's complaint about its arrays: say which result it was
-        raise InputError(f"{keys[0].stem}: {error}") from None
 
 
 def _groups(workspace: Workspace, key: ResultKey, method: DebiasingMethod) -> list[QueryGroup]:

@@ -29,18 +29,18 @@ from bias_evaluation.grid.plan import RunOptions, State
 from bias_evaluation.prompts.official import is_official, load_official
 from bias_evaluation.prompts.prism_settings import TRAINING, text_set_name
 from bias_evaluation.prompts.sentences import GroupEmbedder, SettingPrompts, load_prompts
-from bias_evaluation.suite import weights
 from bias_evaluation.suite.classification import check_groups
 from bias_evaluation.suite.metrics import class_priors
 from bias_evaluation.suite.results import FIGURES, ResultKey, differences
 from bias_evaluation.suite.retrieval import check_k
+from bias_evaluation.weights import find as weights
+from bias_evaluation.weights.read import load_prism_map, load_sae, load_zsdebias
 from debiasing_methods.base import DebiasingMethod
-from debiasing_methods.prism import Prism, load_prism_map
+from debiasing_methods.prism import Prism
 from debiasing_methods.registry import get_method
-from debiasing_methods.sae import SparseAutoencoder, load_sae
-from debiasing_methods.zsdebias import load_zsdebias
+from debiasing_methods.sae import SparseAutoencoder
 from safe_io.documents import choices, unknown
-from safe_io.errors import InputError
+from safe_io.errors import InputError, as_input_error
 from safe_io.files import sha256_file, sha256_json
 
 T = TypeVar("T")
@@ -279,12 +279,8 @@ class Workspace:
             elif cls.weights == "zsdebias":
                 vae = load_zsdebias(files[0].path, dim=self.backbone.dim, make=files[0].make)
                 options |= {"vae": vae.to(self.options.device), "seed": key.seed}
-            try:
-                self._methods[identity] = cls(**options)
-            except ValueError as error:  # an option out of its range
-                raise InputError(
-                    f"{self.config.path.parent / 'methods.yml'}: {key.method.name}: {error}"
-                ) from None
+            with as_input_error(f"{self.config.path.parent / 'methods.yml'}: {key.method.name}"):
+                self._methods[identity] = cls(**options)  # an option may be out of its range
         return self._methods[identity]
 
     def _sae(self, file: weights.WeightFile) -> SparseAutoencoder:

@@ -32,8 +32,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from bias_evaluation.weights.read import PRISM_MAP
 from debiasing_methods.linalg import unit
-from debiasing_methods.prism import WEIGHT_NAME
 from debiasing_methods.training.prism import overall_loss, train_maps
 from debiasing_methods.training.prism_sampling import SAMPLINGS, PrismSamples, TextSetSizes
 from safe_io.errors import InputError
@@ -439,7 +439,7 @@ def _parts(loss: Tensor) -> dict[str, float]:
 def _write(path: Path, w: Tensor, report: dict[str, Any]) -> dict[str, Any]:
     """Write the report, then put the weights in their place."""
     with atomic_path(path) as temporary:
-        dump_weights(temporary, {WEIGHT_NAME: w.clone()})  # a clone: a slice would be saved with its batch
+        dump_weights(temporary, {PRISM_MAP: w.clone()})  # a clone: a slice would be saved with its batch
         versions = {"python": platform.python_version(), "torch": torch.__version__}
         report = {**report, "versions": versions, "weights_sha256": sha256_file(temporary)}
         write_json(report_path(path), report)

@@ -26,9 +26,10 @@ from tqdm import tqdm
 from bias_evaluation.training_runs.checkpoint import Checkpoint
 from bias_evaluation.training_runs.inputs import check_embeddings
 from bias_evaluation.training_runs.sae_report import reconstruction_quality
+from bias_evaluation.weights.read import save_sae
 from debiasing_methods.sae import SparseAutoencoder
 from debiasing_methods.training.sae import SaeTraining, SaeTrainingConfig
-from safe_io.errors import InputError
+from safe_io.errors import InputError, as_input_error
 from safe_io.files import (
     read_json,
     sha256_file,
@@ -82,7 +83,7 @@ def run_training(
         run are in the way, or another process is making this very output.
     """
     check_embeddings(embeddings, "the embeddings")
-    with exclusive(output):
+    with exclusive(output), as_input_error(""):
         return _run(
             embeddings,
             Path(output),
@@ -138,7 +139,7 @@ def _run(
         **_quality(sae.to(device), embeddings.to(device), training_rows, held_out_rows, config, progress),
     }
     checkpoint.save(training.state_dict())  # a kill between the two files must not leave weights that block
-    sae.save(output)
+    save_sae(output, sae)
     report["weights_sha256"] = sha256_file(output)
     write_json(report_path(output), report)
     checkpoint.remove()

@@ -34,7 +34,7 @@ from debiasing_methods.training.zsdebias import (
     ZSDebiasTrainingConfig,
     bias_targets,
 )
-from safe_io.errors import InputError
+from safe_io.errors import InputError, as_input_error
 from safe_io.files import read_json, save_weights, sha256_file, sha256_json, write_json
 from safe_io.locks import exclusive
 
@@ -123,7 +123,7 @@ def run_training(
         There are too few rows, training diverged, files of another run are in the way, or another process
         is making this very output.
     """
-    with exclusive(output):
+    with exclusive(output), as_input_error(""):
         return _run(
             data,
             Path(output),

@@ -23,7 +23,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from debiasing_methods.sae import SparseAutoencoder
-from safe_io.errors import InputError
 
 WEIGHTINGS = ("reverse", "uniform")
 _FIRST_LEVEL = 64
@@ -245,9 +244,7 @@ class SaeTraining:
     Raises
     ------
     ValueError
-        The rows are not a float matrix.
-    InputError
-        All rows are the same, and are to be standardised.
+        The rows are not a float matrix; or all are the same, and are to be standardised.
     """
 
     def __init__(self, embeddings: Tensor, config: SaeTrainingConfig, *, device: str = "cpu") -> None:
@@ -286,7 +283,7 @@ class SaeTraining:
             share.backward()
             loss += share.item()
         if not math.isfinite(loss):
-            raise InputError(
+            raise ValueError(
                 f"the loss is {loss} in step {self.step + 1}: training diverged; a smaller lr may help"
             )
         torch.nn.utils.clip_grad_norm_(self.parameters, config.grad_clip)
@@ -352,5 +349,5 @@ def _standardization(x: Tensor, standardize: bool) -> tuple[Tensor, float]:
     centre = x.to(torch.float64).mean(0).to(x.dtype)
     mean_square = (x - centre).to(torch.float64).square().mean().item()
     if mean_square == 0:
-        raise InputError("all rows to train on are the same: there is nothing to learn")
+        raise ValueError("all rows to train on are the same: there is nothing to learn")
     return centre, mean_square**-0.5

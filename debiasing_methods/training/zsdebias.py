@@ -20,7 +20,6 @@ from torch.nn.functional import embedding_bag
 from debiasing_methods.linalg import unit
 from debiasing_methods.training.cka import alignment, centred_kernel
 from debiasing_methods.training.zsdebias_network import TrainableVAE
-from safe_io.errors import InputError
 
 SHUFFLE_ORDERS = ("published", "consistent")
 NEAREST_SENTENCES = 10
@@ -211,9 +210,7 @@ class ZSDebiasTraining:
     Raises
     ------
     ValueError
-        Images and targets are not two matrices of one shape and an even width.
-    InputError
-        There are too few rows.
+        Images and targets are not two matrices of one shape and an even width, or have too few rows.
 
     Notes
     -----
@@ -224,7 +221,7 @@ class ZSDebiasTraining:
         if images.ndim != 2 or images.shape != targets.shape:
             raise ValueError(f"images {tuple(images.shape)} and targets {tuple(targets.shape)} must be alike")
         if len(images) < MIN_ROWS:
-            raise InputError(
+            raise ValueError(
                 f"{len(images)} image embeddings are too few to train on; give at least {MIN_ROWS}"
             )
         self.config = config
@@ -275,7 +272,7 @@ class ZSDebiasTraining:
             record[f"{part}_loss"] = terms.total(kl_weight)
             record |= {f"{part}_{name}": value for name, value in terms._asdict().items()}
         if not all(math.isfinite(value) for value in record.values()):
-            raise InputError(
+            raise ValueError(
                 f"the loss is not finite in epoch {epoch}: training diverged; a smaller lr may help"
             )
         self.history.append(record)

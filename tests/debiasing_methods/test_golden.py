@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from bias_evaluation.weights.read import load_prism_map, load_sae, load_zsdebias, sae_from_state_dict
 from debiasing_methods.base import DebiasingMethod, QueryGroup, ReferenceImages
-from debiasing_methods.prism import load_prism_map
 from debiasing_methods.registry import METHODS
-from debiasing_methods.sae import SparseAutoencoder, load_sae, sae_from_state_dict
-from debiasing_methods.zsdebias import ZSDebias, load_zsdebias, noise
+from debiasing_methods.sae import SparseAutoencoder
+from debiasing_methods.zsdebias import ZSDebias, noise
 
 SETTINGS = ("fairface_stereotype_race", "celeba_hair_gender", "celeba_blond_hair_gender", "waterbirds")
 # zsdebias draws noise (below), and the oracle has no PRISM maps of the stereotype settings

@@ -9,7 +9,8 @@ import sys
 import pytest
 import torch
 
-from debiasing_methods.sae import SparseAutoencoder, load_sae
+from bias_evaluation.weights.read import load_sae, save_sae
+from debiasing_methods.sae import SparseAutoencoder
 from disentanglement_study import disentanglement_experiment, generate_disentanglement_plot
 from disentanglement_study.precompute_dataset import main as precompute
 from disentanglement_study.score import score_folds
@@ -63,7 +64,7 @@ def test_a_result_of_other_inputs_is_not_passed_off(run) -> None:
 
 def test_an_sae_of_another_width_is_named(run, tmp_path) -> None:
     path = tmp_path / "other.pth"
-    SparseAutoencoder(torch.ones(4, 7), torch.zeros(4), torch.ones(7, 4), torch.zeros(7)).save(path)
+    save_sae(path, SparseAutoencoder(torch.ones(4, 7), torch.zeros(4), torch.ones(7, 4), torch.zeros(7)))
     with pytest.raises(InputError, match=r"width 7, but the backbone has width 24"):
         run("sae", "--sae", str(path))
 
@@ -71,7 +72,7 @@ def test_an_sae_of_another_width_is_named(run, tmp_path) -> None:
 def test_an_sae_that_does_not_rebuild_the_text_gives_a_warning(run, study_world, tmp_path, capsys) -> None:
     sae, path = load_sae(study_world.sae, dim=24), tmp_path / "wrong.pth"
     rolled = sae.decoder_weight.roll(1, 0).contiguous()
-    SparseAutoencoder(sae.encoder_weight, sae.encoder_bias, rolled, sae.pre_bias).save(path)
+    save_sae(path, SparseAutoencoder(sae.encoder_weight, sae.encoder_bias, rolled, sae.pre_bias))
     assert run("sae")["sae"]["fvu"] < 0.5
     assert "warning" not in capsys.readouterr().err
     assert run("sae", "--sae", str(path), "--overwrite")["sae"]["fvu"] > 1

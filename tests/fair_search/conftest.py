@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from bias_evaluation.weights.read import save_sae
 from debiasing_methods.registry import METHODS
 from debiasing_methods.sae import SparseAutoencoder
 from fair_search import Debiaser, load_debiaser
@@ -61,9 +62,8 @@ def search_world(
     def random(*shape: int) -> torch.Tensor:
         return 0.3 * torch.randn(*shape, generator=draw)
 
-    SparseAutoencoder(random(LATENTS, DIM), random(LATENTS), random(DIM, LATENTS), random(DIM)).save(
-        folder / "sae.safetensors"
-    )
+    sae = SparseAutoencoder(random(LATENTS, DIM), random(LATENTS), random(DIM, LATENTS), random(DIM))
+    save_sae(folder / "sae.safetensors", sae)
     save_weights(folder / "prism.safetensors", {"transformer.weight": random(DIM, DIM)})
     vae = {}
     for part, (inputs, outputs) in NETWORKS.items():

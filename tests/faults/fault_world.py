@@ -27,6 +27,7 @@ from bias_evaluation.prompts.prism_settings import training_setting
 from bias_evaluation.prompts.prism_texts import load_text_sets
 from bias_evaluation.prompts.sentences import load_prompts
 from bias_evaluation.training_runs.prism import PrismHyperparameters
+from bias_evaluation.weights.read import save_sae
 from debiasing_methods import prism_training, zsdebias_training
 from debiasing_methods.registry import METHODS, get_method
 from debiasing_methods.sae import SparseAutoencoder
@@ -263,7 +264,7 @@ def make_world(root: Path) -> World:
     generator = torch.Generator().manual_seed(0)
     shapes = ((40, DIM), (40,), (DIM, 40), (DIM,))
     sae = SparseAutoencoder(*(torch.randn(*shape, generator=generator) / 3 for shape in shapes))
-    sae.save(world.sae)
+    save_sae(world.sae, sae)
     with zipfile.ZipFile(root / "sae.zip", "w") as archive:
         archive.write(world.sae, "sae_weights/MSAE_small.pth")
         archive.writestr("README.md", np.random.default_rng(0).bytes(60_000))
@@ -280,7 +281,7 @@ def make_world(root: Path) -> World:
 
 def _write_release(folder: Path, sae: SparseAutoencoder) -> None:
     """Write some files as the paper's release has them."""
-    sae.save(folder / "debiasing_methods" / "sae_weights" / "MSAE_small.pth")
+    save_sae(folder / "debiasing_methods" / "sae_weights" / "MSAE_small.pth", sae)
     data = folder / "data" / "UTKFace"
     data.mkdir(parents=True)
     random = np.random.default_rng(0)

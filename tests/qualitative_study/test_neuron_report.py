@@ -13,8 +13,8 @@ from bias_evaluation.grid.configs import load_dataset_config
 from bias_evaluation.grid.plan import RunOptions
 from bias_evaluation.suite.results import ResultKey
 from bias_evaluation.suite.workspace import Workspace
+from bias_evaluation.weights.read import load_sae
 from debiasing_methods.registry import METHODS
-from debiasing_methods.sae import load_sae
 from qualitative_study import neuron_report
 from safe_io.errors import InputError
 

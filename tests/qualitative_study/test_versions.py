@@ -14,8 +14,8 @@ from sklearn.decomposition import PCA
 
 from bias_evaluation.embedding.encoder import TextStore
 from bias_evaluation.prompts.study_config import load_study_config
+from bias_evaluation.weights.read import load_sae, save_sae
 from debiasing_methods.linalg import unit
-from debiasing_methods.sae import load_sae
 from debiasing_methods.sem import Percentiles, bias_scores
 from qualitative_study import compute_cp_and_bn, pca
 from qualitative_study.versions import NEUTRAL_CONCEPT, VersionMaker, version_names
@@ -140,7 +140,7 @@ def test_an_sae_of_another_width_is_named(study_world, tmp_path) -> None:
     from debiasing_methods.sae import SparseAutoencoder
 
     path = tmp_path / "other.pth"
-    SparseAutoencoder(torch.ones(4, 7), torch.zeros(4), torch.ones(7, 4), torch.zeros(7)).save(path)
+    save_sae(path, SparseAutoencoder(torch.ones(4, 7), torch.zeros(4), torch.ones(7, 4), torch.zeros(7)))
     with pytest.raises(InputError, match="width 7, but the backbone has width 24"):
         pca.main([*study_world.text, "--output-dir", str(tmp_path), "--sae", str(path)])
 

@@ -14,8 +14,8 @@ from bias_evaluation.prompts.prism_settings import (
     text_set_name,
 )
 from bias_evaluation.prompts.prism_texts import list_text_sets
-from bias_evaluation.suite.weights import prism_files
 from bias_evaluation.training_runs.prism import PrismHyperparameters, prism_weight_name
+from bias_evaluation.weights.find import prism_files
 from debiasing_methods.prism_training import needed_text_sets
 from safe_io.checkout import ROOT
 from safe_io.errors import InputError

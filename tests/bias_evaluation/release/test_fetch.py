@@ -23,9 +23,7 @@ import download_release
 from bias_evaluation.grid.configs import load_backbones
 from bias_evaluation.release.fetch import Installed, install_archive
 from bias_evaluation.release.files import BASE_URL, WEIGHT_KINDS, check_weight_file
-from debiasing_methods.prism import load_prism_map
-from debiasing_methods.sae import load_sae
-from debiasing_methods.zsdebias import load_zsdebias
+from bias_evaluation.weights.read import load_prism_map, load_sae, load_zsdebias
 from safe_io.checkout import ROOT
 from safe_io.errors import InputError
 

@@ -26,7 +26,7 @@ from bias_evaluation.prompts.official import load_official
 from bias_evaluation.prompts.prism_texts import load_text_set
 from bias_evaluation.release.files import read_diverse_prompts
 from bias_evaluation.release.install import Imported, import_release
-from debiasing_methods.prism import load_prism_map
+from bias_evaluation.weights.read import load_prism_map
 from safe_io.checkout import ROOT
 from safe_io.errors import InputError, run_main
 

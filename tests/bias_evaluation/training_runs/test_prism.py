@@ -26,9 +26,9 @@ from bias_evaluation.training_runs.prism import (
     report_path,
     run_training,
 )
+from bias_evaluation.weights.read import load_prism_map
 from debiasing_methods import prism_training
 from debiasing_methods.linalg import unit
-from debiasing_methods.prism import load_prism_map
 from debiasing_methods.training.prism import loss_and_gradient, overall_loss, prism_loss, train_maps
 from debiasing_methods.training.prism_sampling import (
     SAMPLINGS,

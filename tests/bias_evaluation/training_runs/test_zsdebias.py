@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from bias_evaluation.training_runs.zsdebias import TrainingData, run_training
+from bias_evaluation.weights.read import load_zsdebias
 from debiasing_methods import zsdebias_training
 from debiasing_methods.training import zsdebias as optimization
 from debiasing_methods.training.cka import cka
@@ -36,7 +37,6 @@ from debiasing_methods.training.zsdebias import (
     loss_terms,
 )
 from debiasing_methods.training.zsdebias_network import Dropout, TrainableVAE
-from debiasing_methods.zsdebias import load_zsdebias
 from safe_io.checkout import ROOT
 from safe_io.errors import InputError, run_main
 from safe_io.files import load_weights, save_weights
@@ -336,7 +336,7 @@ def test_weight_decay_shrinks_the_weights():
 
 def test_divergence_is_an_error():
     training = _training(replace(QUICK, lr=1e30))
-    with pytest.raises(InputError, match=r"not finite in epoch 1.*smaller lr"):
+    with pytest.raises(ValueError, match=r"not finite in epoch 1.*smaller lr"):
         training.run()
 
 

@@ -12,9 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from debiasing_methods.prism import load_prism_map
-from debiasing_methods.sae import load_sae
-from debiasing_methods.zsdebias import load_zsdebias
+from bias_evaluation.weights.read import load_prism_map, load_sae, load_zsdebias
 from safe_io.errors import InputError
 from safe_io.files import load_weights, save_weights, take_matrix
 

@@ -1,0 +1,1 @@
+"""Trained weights: the kinds there are, where their files lie, and how they are read."""
