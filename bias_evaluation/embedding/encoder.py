@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from bias_evaluation.datasets.stored_images import check_norms
+from bias_evaluation.embedding.text_tower import encode_tokens
 from bias_evaluation.grid.configs import Backbone
 from safe_io.documents import Section, unknown
 from safe_io.errors import InputError
@@ -25,7 +25,7 @@ from safe_io.locks import claim, remove_abandoned
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-TEXT_BATCH = 256
+SHOW_PROGRESS_FROM = 256  # prompts
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -91,13 +91,9 @@ class Encoder:
 
     @torch.inference_mode()
     def encode_text(self, prompts: Sequence[str], *, progress: bool = False) -> Tensor:
-        """Raw embeddings ``(P, d)``, float32 on the CPU, of P prompts."""
-        starts = range(0, len(prompts), TEXT_BATCH)
-        parts = []
-        for start in tqdm(starts, desc="encoding text", unit="batch", disable=not progress):
-            tokens = self._tokenize(list(prompts[start : start + TEXT_BATCH])).to(self.device)
-            parts.append(self.model.encode_text(tokens).float().cpu())
-        return torch.cat(parts)
+        """Raw embeddings ``(P, d)``, float32 on the CPU, of P prompts, at least one."""
+        tokens = self._tokenize(list(prompts))
+        return encode_tokens(self.model, tokens, self.device, progress=progress)
 
     def too_long(self, prompts: Sequence[str]) -> list[bool]:
         """Whether each prompt has more tokens than the model reads: it is encoded without its end."""
@@ -253,7 +249,7 @@ class TextStore:
             self._read()
             if missing := self.missing(missing):
                 encoder = Encoder(self.backbone, device=self._device)
-                self.keep(missing, encoder.encode_text(missing, progress=len(missing) > TEXT_BATCH))
+                self.keep(missing, encoder.encode_text(missing, progress=len(missing) > SHOW_PROGRESS_FROM))
 
     def keep(self, prompts: Sequence[str], embeddings: Tensor) -> None:
         """Add prompts that are not there yet, with their raw embeddings ``(P, d)``, here and on disk."""

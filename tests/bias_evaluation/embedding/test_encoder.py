@@ -16,7 +16,7 @@ import torch
 from open_clip.transformer import QuickGELU
 from torch import nn
 
-from bias_evaluation.embedding import encoder
+from bias_evaluation.embedding import encoder, text_tower
 from bias_evaluation.embedding.encoder import (
     Encoder,
     TextStore,
@@ -53,7 +53,7 @@ def reference(make_backbone: MakeBackbone) -> nn.Module:
 def test_text_is_open_clips_and_raw(
     make_backbone: MakeBackbone, reference: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoder, "TEXT_BATCH", 2)  # so that there are several batches
+    monkeypatch.setattr(text_tower, "PACK_TOKENS", 12)  # so that there are several packs
     tested = Encoder(make_backbone())
     embeddings = tested.encode_text(PROMPTS)
     assert not tested.model.training  # dropout, where a model has any, is off
