@@ -21,7 +21,7 @@ if __package__ in (None, ""):  # run by path: make the project importable
 
 import torch
 
-from debiasing_methods.training.cka import alignment, centred_kernel, rbf_kernel, squared_distances
+from debiasing_methods.training.cka import alignments, centred_kernel, squared_distances
 from debiasing_methods.training.zsdebias import (
     ZSDebiasTraining,
     ZSDebiasTrainingConfig,
@@ -77,9 +77,8 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     training = ZSDebiasTraining(images, targets, ZSDebiasTrainingConfig())
     times["epoch"] = _least(training.take_epoch, args.device, repeats=1, warm_up=args.device != "cpu")
     x, b = images[: training.batch_size], targets[: training.batch_size]
-    half = x[:, : args.width // 2].clone().requires_grad_()
-    other = centred_kernel(b)
-    distances = squared_distances(b)
+    halves = [half.clone().requires_grad_() for half in x.chunk(2, dim=1)]
+    order = torch.randperm(len(x), device=x.device)
 
     def backward_of(evaluate: Callable[[], torch.Tensor]) -> Callable[[], None]:
         return lambda: evaluate().backward()
@@ -88,20 +87,44 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     parts: dict[str, Callable[[], Any]] = {
         "loss of a batch, forward": lambda: loss_terms(model, x, b),
         "loss of a batch, forward and backward": backward_of(lambda: loss_terms(model, x, b).total(0.01)),
+        "  its matrix products alone": products(len(x), args.width, args.device),
         "  encoder and three decodings, forward and backward": backward_of(
-            lambda: model.decode(model.moments(x)[0].repeat(3, 1)).sum()
+            lambda: model.decode_shuffled(*model.moments(x)[0].chunk(2, dim=1), order, swapped=True).sum()
         ),
-        "  one centred kernel and its alignment, forward and backward": backward_of(
-            lambda: alignment(centred_kernel(half), other)
+        "  three kernels and two alignments, forward and backward": backward_of(
+            lambda: alignments([*halves, b], [(1, 2), (0, 1)]).sum()
         ),
-        "    kernel of a half, forward": lambda: rbf_kernel(half.detach()),
-        "    squared distances of a half, forward": lambda: squared_distances(half.detach()),
-        "    median by sorting, for comparison": lambda: distances[distances > 0].sort(),
+        "    kernel of a half, forward": lambda: centred_kernel(halves[0].detach()),
+        "    squared distances of a half, forward": lambda: squared_distances(halves[0].detach()),
         "  draws: latents, dropout": lambda: [torch.rand_like(x) for _ in range(4)] + [torch.randn_like(x)],
     }
     for name, part in parts.items():
         times[name] = _least(part, args.device, repeats=args.repeats)
     return times
+
+
+def products(n: int, d: int, device: str) -> Callable[[], None]:
+    """Make a task: the matrix products that a step cannot do without, of n rows of width d.
+
+    Per layer one forward, one for the weights' gradient and one for the input's (not for the first layer), of
+    d² or 2d² weights; a kernel has one of its width forward and, for the two halves, one backward.
+    """
+    rows, wide, square = (torch.randn(shape, device=device) for shape in ((n, d), (d, 2 * d), (d, d)))
+    moments, weights, half = torch.randn(n, 2 * d, device=device), torch.randn(n, n, device=device), d // 2
+
+    def task() -> None:
+        for _ in range(
+            2 + 3 * 2 + 3 * 3
+        ):  # encoder's first layer; decoder: two products for three, then three
+            torch.mm(rows, square)
+        for product in ((rows, wide), (moments, wide.T), (rows.T, moments)):
+            torch.mm(*product)
+        for width in (half, half, d):
+            torch.mm(rows[:, :width], rows[:, :width].T)
+        for _ in range(2):
+            torch.mm(weights, rows[:, :half])
+
+    return task
 
 
 def _least(part: Callable[[], Any], device: str, *, repeats: int, warm_up: bool = True) -> float:

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
 from debiasing_methods.linalg import unit
-from debiasing_methods.training.cka import alignment, centred_kernel
+from debiasing_methods.training.cka import alignments
 from debiasing_methods.training.zsdebias_network import TrainableVAE
 
 SHUFFLE_ORDERS = ("published", "consistent")
@@ -168,20 +169,33 @@ def loss_terms(model: TrainableVAE, x: Tensor, b: Tensor, shuffle_order: str = "
     z = mean + torch.randn_like(mean) * (log_variance / 2).exp()
     kept, bias = z.chunk(2, dim=1)
     order = torch.randperm(len(x), device=x.device)
-    pairs = ((kept, bias[order]), (kept[order], bias))
-    if shuffle_order == "published":  # the release's models are trained with the halves the other way round
-        pairs = tuple((second, first) for first, second in pairs)
-    mixed = [torch.cat(pair, dim=1) for pair in pairs]
-    decoded = model.decode(torch.cat([z, *mixed])).view(3, *x.shape)  # one pass for all three
-    errors = (decoded - x).square().sum(dim=2).mean(dim=1)
-    kernel = centred_kernel(bias)
+    # The release's models are trained with the halves the other way round in the two shuffle terms.
+    decoded = model.decode_shuffled(kept, bias, order, swapped=shuffle_order == "published")
+    errors = _SquaredErrors.apply(decoded, x)
+    bias_alignment, half_alignment = alignments([kept, bias, b], [(1, 2), (0, 1)])
     return LossTerms(
         reconstruction=errors[0],
-        bias_alignment=alignment(kernel, centred_kernel(b)),
-        half_alignment=alignment(centred_kernel(kept), kernel),
+        bias_alignment=bias_alignment,
+        half_alignment=half_alignment,
         shuffled=errors[1] + errors[2],
         kl=-0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(dim=1).mean(),
     )
+
+
+class _SquaredErrors(torch.autograd.Function):
+    """Mean squared distances ``(k,)`` of k reconstructions ``(k, B, d)`` from x ``(B, d)``, in few passes."""
+
+    @staticmethod
+    def forward(ctx: Any, decoded: Tensor, x: Tensor) -> Tensor:
+        difference = decoded - x
+        ctx.save_for_backward(difference)
+        return torch.stack([torch.dot(part, part) for part in difference.flatten(1)]) / len(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (difference,) = ctx.saved_tensors
+        return difference * (gradient * (2 / difference.shape[1]))[:, None, None], None
 
 
 @dataclass
@@ -232,7 +246,7 @@ class ZSDebiasTraining:
         generator.manual_seed(self._mixed_seed(_STREAM_START))
         self.model = TrainableVAE(images.shape[1], generator).to(images.device)
         self._optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
+            self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
         self.history: list[dict[str, float]] = []
         self.best: Best | None = None

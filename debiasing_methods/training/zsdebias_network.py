@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from debiasing_methods.zsdebias import LEAKY_SLOPE
 
@@ -26,7 +27,7 @@ class Dropout(nn.Module):
         if not self.training:
             return x
         keep = 1 - self.p
-        return x * (torch.rand_like(x) < keep).to(x.dtype).div_(keep)
+        return x * torch.rand_like(x).lt_(keep).div_(keep)
 
 
 class TrainableVAE(nn.Module):
@@ -60,6 +61,43 @@ class TrainableVAE(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Embeddings ``(B, d)`` of latents ``(B, d)``."""
         return self.decoder(latents)
+
+    def decode_shuffled(self, kept: Tensor, bias: Tensor, order: Tensor, *, swapped: bool) -> Tensor:
+        """Decode the latents of a batch, and both mixtures with one half in another order.
+
+        Parameters
+        ----------
+        kept, bias : Tensor of shape (B, d/2)
+            Halves z_i and z_s of the latents.
+        order : Tensor of shape (B,), int64
+            A permutation of the rows.
+        swapped : bool
+            Whether the mixtures are ``[z_s[order], z_i]`` and ``[z_s, z_i[order]]`` instead of
+            ``[z_i, z_s[order]]`` and ``[z_i[order], z_s]``.
+
+        Returns
+        -------
+        Tensor of shape (3, B, d)
+            Reconstructions from the latents, the first and the second mixture.
+
+        Notes
+        -----
+        The first layer is linear, so it is applied to halves, of which the mixtures are sums: two products
+        of whole latents instead of three.
+        """
+        first = self.decoder[0]
+        left, right = first.weight.chunk(2, dim=1)
+        own_left, own_right = linear(kept, left, first.bias), linear(bias, right)
+        plain = own_left + own_right
+        if swapped:
+            other_left, other_right = linear(bias, left, first.bias), linear(kept, right)
+            mixed = (
+                other_left.index_select(0, order) + other_right,
+                other_left + other_right.index_select(0, order),
+            )
+        else:
+            mixed = own_left + own_right.index_select(0, order), own_left.index_select(0, order) + own_right
+        return self.decoder[1:](torch.cat([plain, *mixed])).view(3, len(kept), -1)
 
 
 def _network(inputs: int, outputs: int, generator: torch.Generator) -> nn.Sequential:
