@@ -34,9 +34,10 @@ from fair_search.report.audit_report import AuditReport, Pictures
 from fair_search.report.figures import display_name
 from fair_search.report.page import render
 from fair_search.text import TextEmbedder
+from safe_io.digests import remembered_sha256
 from safe_io.documents import unknown
 from safe_io.errors import InputError, run_main
-from safe_io.files import sha256_file, write_text
+from safe_io.files import write_text
 
 MOST_LISTED = 20  # names in an error line
 
@@ -154,7 +155,7 @@ def _digests(args: argparse.Namespace, text: TextEmbedder | None, methods: Itera
     for method in methods:
         path, _ = weights_file(method, text.backbone if text else None, given.get(method))
         files[f"weights of {method}"] = path
-    digests = {name: sha256_file(path) for name, path in files.items() if path is not None}
+    digests = {name: remembered_sha256(path) for name, path in files.items() if path is not None}
     if text is not None:
         digests["text"] = text.digest  # of the text embeddings, or of the model and its checkpoint
     if args.bias is not None:

@@ -22,8 +22,9 @@ from bias_evaluation.embedding.encoder import (
     read_text_embeddings,
 )
 from bias_evaluation.grid.configs import Backbone
+from safe_io.digests import remembered_sha256
 from safe_io.errors import InputError
-from safe_io.files import check_unpacked_size, sha256_file
+from safe_io.files import check_unpacked_size
 
 
 class TruncatedTextWarning(UserWarning):
@@ -63,7 +64,7 @@ class TextEmbedder:
     @cached_property
     def digest(self) -> str:
         """Digest of what decides an embedding: the file, or the model and its weights."""
-        return sha256_file(self.given) if self.given else encoder_digest(self.backbone)
+        return remembered_sha256(self.given) if self.given else encoder_digest(self.backbone)
 
     @cached_property
     def encoder(self) -> Encoder:

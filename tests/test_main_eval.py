@@ -6,10 +6,12 @@ import copy
 import hashlib
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,7 @@ from debiasing_methods.bend import BendVLM
 from debiasing_methods.projections import OrthCali, OrthProj
 from debiasing_methods.sae import SparseAutoencoder
 from debiasing_methods.sem import SemB
+from safe_io import digests
 from safe_io.checkout import ROOT
 from safe_io.errors import InputError, run_main
 
@@ -808,13 +811,30 @@ def test_one_result_in_two_configs(world: World) -> None:
 
 def test_no_file_is_hashed_twice(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[Path] = []
-    compute = workspace.sha256_file
-    monkeypatch.setattr(workspace, "sha256_file", lambda path: hashed.append(path) or compute(path))
+    compute = workspace.remembered_sha256
+    monkeypatch.setattr(workspace, "remembered_sha256", lambda path: hashed.append(path) or compute(path))
     world.run("--dry-run")
     assert hashed == []  # what is not there yet needs no digest before it is made
     world.run()
     folds = [world.data / TRAIN_INDICES, world.data / VAL_INDICES]
     assert sorted(hashed) == sorted([world.embeddings, world.data / METADATA, *folds, world.sae])
+
+
+def test_a_remembered_digest_lets_no_changed_file_pass(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digests, "_LEAST_BYTES", 1)
+    monkeypatch.setattr(digests, "_SETTLED_SECONDS", -1)  # as if all files were old
+    world.run()
+    assert world.embeddings.with_name(f".{world.embeddings.name}.sha256").is_file()
+    world.run()
+    time.sleep(0.02)  # a tick of the file system's clock
+    before = world.embeddings.stat()
+    array = np.load(world.embeddings, mmap_mode="r+")
+    array[0] = -array[0]
+    array.flush()
+    os.utime(world.embeddings, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert world.embeddings.stat().st_size == before.st_size
+    with pytest.raises(InputError, match="made from another embeddings"):
+        world.run()
 
 
 def test_work_goes_backbone_by_backbone(world: World) -> None:

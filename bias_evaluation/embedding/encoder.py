@@ -17,6 +17,7 @@ from torch import Tensor
 from bias_evaluation.datasets.stored_images import check_norms
 from bias_evaluation.embedding.text_tower import encode_tokens
 from bias_evaluation.grid.configs import Backbone
+from safe_io.digests import remembered_sha256
 from safe_io.documents import Section, unknown
 from safe_io.errors import InputError
 from safe_io.files import atomic_path, check_unpacked_size, read_json, sha256_file, sha256_json
@@ -181,7 +182,7 @@ def encoder_digest(backbone: Backbone) -> str:
     model = Path(backbone.open_clip)
     weights = f"tag:{backbone.pretrained}"
     if checkpoint := existing_checkpoint(backbone):
-        weights = sha256_file(checkpoint)
+        weights = remembered_sha256(checkpoint)
     name = sha256_file(model) if model.suffix == ".json" and model.is_file() else backbone.open_clip
     return sha256_json([name, weights, backbone.quick_gelu])
 
@@ -207,7 +208,7 @@ class TextStore:
         self.backbone = backbone
         self.given = given
         self._device = device
-        self.digest = sha256_file(_existing(given)) if given else encoder_digest(backbone)
+        self.digest = remembered_sha256(_existing(given)) if given else encoder_digest(backbone)
         self.path = given or cache_dir / f"CLIP_{backbone.name}_{self.digest[:12]}.npz"
         self._rows: dict[str, int] = {}
         self._embeddings = torch.empty(0, backbone.dim)

@@ -39,9 +39,10 @@ from debiasing_methods.base import DebiasingMethod
 from debiasing_methods.prism import Prism
 from debiasing_methods.registry import get_method
 from debiasing_methods.sae import SparseAutoencoder
+from safe_io.digests import remembered_sha256
 from safe_io.documents import choices, unknown
 from safe_io.errors import InputError, as_input_error
-from safe_io.files import sha256_file, sha256_json
+from safe_io.files import sha256_json
 
 T = TypeVar("T")
 _MAKERS = {
@@ -65,7 +66,7 @@ class Memo:
 
     def sha256(self, path: Path) -> str:
         """Digest of a file."""
-        return self.get(("sha256", path), lambda: sha256_file(path))
+        return self.get(("sha256", path), lambda: remembered_sha256(path))
 
 
 def load_setting_prompts(config: DatasetConfig, setting: Setting, prompts: str) -> SettingPrompts:
