@@ -16,9 +16,9 @@ from bias_evaluation.embedding.encoder import check_device
 from bias_evaluation.embedding.engines import Call, Part, add_engine_options, check_engine_options, run_calls
 from bias_evaluation.grid.configs import DatasetConfig
 from bias_evaluation.grid.flat_configs import load_configs
-from bias_evaluation.grid.plan import RunOptions, Selection, State, check_selection, plan
+from bias_evaluation.grid.plan import ResultKey, RunOptions, Selection, State, check_selection, plan
 from bias_evaluation.suite.evaluate import batches, evaluate
-from bias_evaluation.suite.results import ResultKey, differences, write_records
+from bias_evaluation.suite.results import differences, write_records
 from bias_evaluation.suite.workspace import Memo, Workspace
 from safe_io.errors import InputError, run_main
 from safe_io.locks import claim, remove_abandoned

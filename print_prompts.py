@@ -9,10 +9,11 @@ from itertools import chain
 from pathlib import Path
 
 from bias_evaluation.grid.configs import load_dataset_config
+from bias_evaluation.grid.methods import find_method
 from bias_evaluation.prompts.prism_texts import PrismTextSet, load_text_sets
 from bias_evaluation.prompts.sentences import MethodPrompts, PromptGroup, SettingPrompts
 from bias_evaluation.suite.workspace import load_setting_prompts
-from debiasing_methods.registry import METHODS, get_method
+from debiasing_methods.registry import METHODS
 from safe_io.documents import unknown
 from safe_io.errors import run_main
 
@@ -123,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if args.setting is not None and args.setting not in config.settings:
         raise unknown("setting", args.setting, list(config.settings), str(config.path))
-    methods = METHODS if args.method is None else {args.method: get_method(args.method)}
+    methods = METHODS if args.method is None else {args.method: find_method(args.method)}
     for setting in config.settings if args.setting is None else [args.setting]:
         print(f"== {config.dataset}, {setting}")
         print_setting(

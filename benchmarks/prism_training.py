@@ -36,10 +36,9 @@ from bias_evaluation.prompts.prism_settings import (
     TRAINING,
     hyperparameters,
     load_prism_training,
-    training_setting,
 )
 from bias_evaluation.prompts.prism_texts import load_text_sets
-from bias_evaluation.training_runs.prism import Output, PrismSetting, run_training
+from bias_evaluation.training_runs.prism import Output, PrismSetting, run_training, training_setting
 from debiasing_methods.prism_training import needed_text_sets
 from safe_io.checkout import ROOT
 from safe_io.errors import run_main

@@ -36,10 +36,9 @@ import torch
 import main_eval
 from benchmarks.suite_flop import gflop
 from benchmarks.suite_world import SIZES, config_paths, make_world
-from bias_evaluation.grid.method_names import METHODS
-from bias_evaluation.grid.plan import Selection
-from bias_evaluation.suite.results import ResultKey
+from bias_evaluation.grid.plan import ResultKey, Selection
 from bias_evaluation.suite.workspace import Workspace
+from debiasing_methods.registry import METHODS
 from safe_io.errors import InputError, run_main
 from safe_io.files import read_json, write_json
 
@@ -134,7 +133,7 @@ def summarize(rows: list[dict[str, Any]], rate: float) -> pd.DataFrame:
     sample = table[(table.dataset == SAMPLE[0]) & (table.backbone == SAMPLE[1])]
     sample = sample[sample.images == SIZES[SAMPLE[0]]]  # at another --scale, times cannot be compared
     lines = []
-    for name in ("(checking)", "(opening)", *(method.result for method in METHODS)):
+    for name in ("(checking)", "(opening)", *METHODS):
         mine, there = table[table.method == name], sample[sample.method == name]
         if mine.empty:
             continue

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.suite_world import LATENTS
-from bias_evaluation.suite.results import ResultKey
+from bias_evaluation.grid.plan import ResultKey
 from bias_evaluation.suite.workspace import Workspace
 from debiasing_methods.base import DebiasingMethod, QueryGroup
 from debiasing_methods.registry import get_method

@@ -26,8 +26,7 @@ from bias_evaluation.datasets.folder import (
 )
 from bias_evaluation.datasets.metadata import METADATA
 from bias_evaluation.grid.configs import DatasetConfig, load_dataset_config
-from bias_evaluation.grid.plan import RunOptions, Selection, plan
-from bias_evaluation.suite.results import ResultKey
+from bias_evaluation.grid.plan import ResultKey, RunOptions, Selection, plan
 from bias_evaluation.suite.workspace import Memo, Workspace
 from bias_evaluation.weights.read import PRISM_MAP
 from debiasing_methods.registry import get_method

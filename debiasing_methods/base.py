@@ -28,6 +28,9 @@ PROMPT_KINDS = (
     "diverse",
 )
 
+# Every kind of trained weights, and the keyword of a constructor that takes it.
+WEIGHT_KINDS = {"sae": "sae", "prism": "maps", "zsdebias": "vae"}
+
 
 @dataclass(frozen=True, eq=False)
 class QueryGroup:
@@ -190,11 +193,15 @@ class DebiasingMethod(ABC):
     Attributes
     ----------
     name : str
-        The result name: in configs, file names and tables.
+        The result name: in configs, file names and on the command line; lower-case letters, digits and '-'.
+    display_name : str
+        Name in tables and figures.
+    group : str
+        What the method needs beside the query, a key of `registry.GROUPS`: the group of table rows it is in.
     needs : frozenset of str
         Kinds of prompts (`PROMPT_KINDS`) that the method's groups must hold.
     weights : str or None
-        Kind of trained weights that the constructor takes ('sae', 'prism', 'zsdebias').
+        Kind of trained weights that the constructor takes, one of `WEIGHT_KINDS`.
     changes_text, changes_images : bool
         Which side of the cosine the method works on.
     needs_reference : bool
@@ -203,9 +210,13 @@ class DebiasingMethod(ABC):
         Whether images are made unit before they are given to the method.
     random_images : bool
         Whether the image transform draws noise: a draw belongs to a fold.
+    seeded : bool
+        Whether there is one result for each of several seeds. A constructor's keyword `seed` is given it.
     """
 
     name: ClassVar[str]
+    display_name: ClassVar[str]
+    group: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
     weights: ClassVar[str | None] = None
     changes_text: ClassVar[bool] = False
@@ -213,6 +224,7 @@ class DebiasingMethod(ABC):
     needs_reference: ClassVar[bool] = False
     normalize: ClassVar[bool] = True
     random_images: ClassVar[bool] = False
+    seeded: ClassVar[bool] = False
 
     @abstractmethod
     def debias_text(
@@ -281,6 +293,8 @@ class Vanilla(DebiasingMethod):
     """CLIP as it is (Radford et al. 2021): raw text, images as stored."""
 
     name = "vanilla"
+    display_name = "Base CLIP"
+    group = "base"
 
     def debias_text(
         self, groups: Sequence[QueryGroup], reference: ReferenceImages | None = None

@@ -168,6 +168,8 @@ class BendVLM(BendMethod):
     """
 
     name = "bendvlm"
+    display_name = "BendVLM"
+    group = "labelled-images"
     needs = frozenset({"spurious", "augmentations"})
 
     def _first_step(self, groups: Sequence[QueryGroup]) -> list[Tensor]:
@@ -197,6 +199,8 @@ class BendSemBI(BendMethod):
     """
 
     name = "bendsem-bi"
+    display_name = "BendSEM_bi"
+    group = "labelled-images"
     needs = SemBI.needs
     weights = "sae"
 

@@ -34,6 +34,9 @@ class Prism(DebiasingMethod):
     """
 
     name = "prism"
+    display_name = "PRISM"
+    group = "both-prompts"
+    seeded = True
     weights = "prism"
     changes_text = True
     changes_images = True

@@ -23,13 +23,14 @@ from bias_evaluation.training_runs.prism import (
     FORMATS,
     LOSSES,
     Output,
-    PrismHyperparameters,
     PrismSetting,
     Take,
     count_batches,
     run_training,
     sentences_of,
+    training_setting,
 )
+from debiasing_methods.training.prism import PrismHyperparameters
 from debiasing_methods.training.prism_sampling import SAMPLINGS
 from safe_io.checkout import ROOT
 from safe_io.errors import InputError, run_main
@@ -160,7 +161,6 @@ def _settings(args: argparse.Namespace, configs: Sequence[DatasetConfig], folder
         TRAINING,
         hyperparameters,
         load_prism_training,
-        training_setting,
     )
     from bias_evaluation.prompts.prism_texts import load_text_sets
     from safe_io.documents import unknown

@@ -95,6 +95,8 @@ class OrthProj(DebiasingMethod):
     """
 
     name = "orth-proj"
+    display_name = "Orth-Proj"
+    group = "bias-prompts"
     needs = frozenset({"spurious"})
     changes_text = True
 
@@ -133,6 +135,8 @@ class OrthCali(DebiasingMethod):
     """
 
     name = "orth-cali"
+    display_name = "Orth-Cali"
+    group = "both-prompts"
     needs = frozenset({"spurious", "candidates"})
     changes_text = True
 
@@ -183,6 +187,8 @@ class PrismMini(DebiasingMethod):
     """
 
     name = "prism-mini"
+    display_name = "PRISM-mini"
+    group = "bias-prompts"
     needs = frozenset({"spurious"})
     changes_text = True
     changes_images = True

@@ -40,6 +40,8 @@ class RoboShot(DebiasingMethod):
     """
 
     name = "roboshot"
+    display_name = "RoboShot"
+    group = "input-prompts"
     needs = frozenset({"harmful", "helpful"})
     changes_images = True
 

@@ -211,6 +211,8 @@ class SemI(SparseEmbeddingModulation):
     """
 
     name = "sem-i"
+    display_name = "SEM_i"
+    group = "input-prompts"
     needs = frozenset({"paraphrases", "diverse"})
 
     def _latents(self, group: QueryGroup) -> tuple[Tensor, Tensor]:
@@ -236,6 +238,8 @@ class SemB(SparseEmbeddingModulation):
     """
 
     name = "sem-b"
+    display_name = "SEM_b"
+    group = "bias-prompts"
     needs = frozenset({"bias_prompts", "diverse"})
 
     def _latents(self, group: QueryGroup) -> tuple[Tensor, Tensor]:
@@ -250,6 +254,8 @@ class SemBI(SparseEmbeddingModulation):
     """
 
     name = "sem-bi"
+    display_name = "SEM_bi"
+    group = "both-prompts"
     needs = frozenset({"paraphrases", "bias_prompts", "diverse"})
 
     def _latents(self, group: QueryGroup) -> tuple[Tensor, Tensor]:

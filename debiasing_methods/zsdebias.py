@@ -217,6 +217,9 @@ class ZSDebias(DebiasingMethod):
     """
 
     name = "zsdebias"
+    display_name = "ZSDebias"
+    group = "bias-prompts"
+    seeded = True
     weights = "zsdebias"
     changes_images = True
     normalize = False

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from debiasing_methods.registry import METHODS, get_method
+from bias_evaluation.grid.methods import find_method
+from debiasing_methods.registry import METHODS
 from fair_search.audit import Contender
 from fair_search.bias_files import BiasLike, load_bias
 from fair_search.loading import load_debiaser
@@ -61,7 +62,7 @@ def load_contenders(
     weights = dict(weights or {})
     chosen = list(dict.fromkeys(methods)) if methods else list(METHODS)
     for name in (*chosen, *weights):
-        get_method(name)
+        find_method(name)
     described = None if bias is None else load_bias(bias)
     contenders, left_out = {}, {}
     for name in chosen:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from bias_evaluation.grid.configs import Backbone, load_methods, option_types
+from bias_evaluation.grid.methods import find_method
 from bias_evaluation.weights.find import sae_file
 from bias_evaluation.weights.read import load_prism_map, load_sae, load_zsdebias
 from debiasing_methods.base import DebiasingMethod
-from debiasing_methods.registry import get_method
 from fair_search.backbones import BackboneLike, find_backbone
 from fair_search.bias_files import BiasFile, BiasLike, load_bias
 from fair_search.config_files import PROMPT_SET, checkout, config_folder
@@ -67,7 +67,7 @@ def load_debiaser(
     InputError
         A name is unknown, a file is missing or does not fit, or something that the method needs is not given.
     """
-    cls = get_method(method)
+    cls = find_method(method)
     text = _text(backbone, text_embeddings, device)
     described = None if bias is None else load_bias(bias)
     if cls.needs and described is None:
@@ -165,7 +165,7 @@ def weights_file(
     InputError
         The file was not given and cannot be looked for.
     """
-    kind = get_method(method).weights
+    kind = find_method(method).weights
     if kind is None:
         return None, ""
     if weights is not None:

@@ -27,9 +27,8 @@ import torch
 from torch import Tensor
 
 from bias_evaluation.grid.configs import DatasetConfig, load_dataset_config
-from bias_evaluation.grid.plan import RunOptions
+from bias_evaluation.grid.plan import ResultKey, RunOptions
 from bias_evaluation.prompts.sentences import SettingPrompts
-from bias_evaluation.suite.results import ResultKey
 from bias_evaluation.suite.workspace import Workspace
 from debiasing_methods.registry import METHODS
 from debiasing_methods.sem import Modulation, SparseEmbeddingModulation, class_scores

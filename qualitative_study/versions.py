@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from bias_evaluation.embedding.encoder import TextStore
+from bias_evaluation.grid import methods as method_names
 from bias_evaluation.grid.configs import Backbone, DatasetConfig, load_dataset_config
-from bias_evaluation.grid.method_names import find_method
 from bias_evaluation.prompts.sentences import MethodPrompts, SettingPrompts
 from bias_evaluation.prompts.study_config import Qualitative, StudyConfig, load_study_config
 from bias_evaluation.suite.workspace import load_setting_prompts
@@ -58,8 +58,7 @@ def display_name(version: str) -> str:
     """Name of a version in figures and tables."""
     if version == NEUTRAL_CONCEPT:
         return "SEM_b, neutral concept"
-    named = find_method(version)
-    return version if named is None else named.display
+    return method_names.display_name(version)
 
 
 @dataclass(frozen=True)

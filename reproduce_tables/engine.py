@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bias_evaluation.grid.method_names import METHODS, SEEDS, MethodName
+from bias_evaluation.grid.methods import SEEDS, find_method
 from bias_evaluation.suite.aggregation import ResultName, backbone_stem, retrieval_k, setting_name
+from debiasing_methods.base import DebiasingMethod
+from debiasing_methods.registry import METHODS
 from safe_io.documents import Section, read_yaml, unknown
 from safe_io.errors import InputError
 
@@ -89,7 +91,7 @@ class Description:
         Caption.
     columns : tuple of Column
         Columns from left to right.
-    methods : tuple of MethodName
+    methods : tuple of type
         Rows from top to bottom.
     seeds : tuple of int
         Seeds that a seeded method's cell is the mean of.
@@ -100,7 +102,7 @@ class Description:
     name: str
     title: str
     columns: tuple[Column, ...]
-    methods: tuple[MethodName, ...]
+    methods: tuple[type[DebiasingMethod], ...]
     seeds: tuple[int, ...]
     retrieval_k: int | None = None
 
@@ -166,6 +168,7 @@ def _read_tables(path: Path) -> tuple[dict[str, Measure], dict[str, Any]]:
     measures = document.section("measures", {})
     found = {name: _measure(name, measures.section(name)) for name in measures}
     document.any("axes", None)
+    document.any("methods", None)
     tables = document.take("tables", dict)
     document.finish()
     return found, {str(name): keys for name, keys in tables.items()}
@@ -226,12 +229,9 @@ def _labelled_choice(section: Section) -> dict[str, Any]:
     return {**fixed, "label": label}
 
 
-def _methods(section: Section) -> Iterator[MethodName]:
-    known = {method.result: method for method in METHODS}
-    for name in section.strings("methods", tuple(known)):
-        if name not in known:
-            raise unknown("method", name, list(known), section.where)
-        yield known[name]
+def _methods(section: Section) -> Iterator[type[DebiasingMethod]]:
+    for name in section.strings("methods", tuple(METHODS)):
+        yield find_method(name, section.where)
 
 
 def _seeds(section: Section) -> tuple[int, ...]:
@@ -324,12 +324,15 @@ def _index(results: pd.DataFrame) -> dict[_ResultKey, float]:
     return means
 
 
-def _needed(column: Column, method: MethodName, seeds: tuple[int, ...]) -> list[ResultName]:
-    return [column.result(method.result, seed) for seed in (seeds if method.seeded else (None,))]
+def _needed(column: Column, method: type[DebiasingMethod], seeds: tuple[int, ...]) -> list[ResultName]:
+    return [column.result(method.name, seed) for seed in (seeds if method.seeded else (None,))]
 
 
 def _cell(
-    column: Column, method: MethodName, description: Description, means: Mapping[_ResultKey, float]
+    column: Column,
+    method: type[DebiasingMethod],
+    description: Description,
+    means: Mapping[_ResultKey, float],
 ) -> float | None:
     """Return the mean over seeds of a metric, or the difference of two such means."""
     needed = _needed(column, method, description.seeds)

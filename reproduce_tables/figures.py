@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bias_evaluation.grid.method_names import METHODS
+from bias_evaluation.grid.methods import display_name, group_index, in_table_order
 from bias_evaluation.suite.aggregation import setting_name
+from debiasing_methods.registry import METHODS
 from reproduce_tables.engine import read_results
 from safe_io.errors import InputError, run_main
 from safe_io.files import atomic_path
@@ -101,10 +102,9 @@ def draw_panel(axes: Axes, rows: pd.DataFrame, title: str) -> list[tuple[float, 
         Position and number of each point, for `place_numbers`.
     """
     panel = choose_panel(rows)
-    groups = list(dict.fromkeys(m.group for m in METHODS))
     points = []
-    for position, method in enumerate(METHODS):
-        row = rows[rows["method"] == method.result]
+    for position, method in enumerate(in_table_order([*METHODS, *rows["method"]])):
+        row = rows[rows["method"] == method]
         if row.empty:
             continue
         x = position + 1 if panel.x is None else row[panel.x].iloc[0]
@@ -113,18 +113,18 @@ def draw_panel(axes: Axes, rows: pd.DataFrame, title: str) -> list[tuple[float, 
             row[panel.y].iloc[0],
             xerr=None if panel.x is None else row[f"{panel.x} ci"].iloc[0],
             yerr=row[f"{panel.y} ci"].iloc[0],
-            fmt=_MARKERS[position],
-            color=_COLORS[groups.index(method.group)],
+            fmt=_MARKERS[position % len(_MARKERS)],
+            color=_COLORS[group_index(method) % len(_COLORS)],
             markersize=7,
             elinewidth=0.8,
-            label=f"{position + 1}  {method.display}",
+            label=f"{position + 1}  {display_name(method)}",
         )
         points.append((x, row[panel.y].iloc[0], str(position + 1)))
     axes.set_title(title, fontsize=10)
     axes.set_ylabel(panel.y_label)
     axes.set_xlabel(panel.x_label or "method (number in the legend)")
     if panel.x is None:
-        axes.set_xticks(range(1, len(METHODS) + 1))
+        axes.set_xticks(range(1, position + 2))
     axes.grid(alpha=0.25)
     return points
 
@@ -228,8 +228,8 @@ def draw_grid(rows: pd.DataFrame, title: str) -> Figure:
     from matplotlib.figure import Figure
 
     grid = rows.pivot(index="method", columns="query", values="skew")
-    methods = [m for m in METHODS if m.result in grid.index]
-    grid = grid.loc[[m.result for m in methods], list(dict.fromkeys(rows["query"]))]
+    methods = in_table_order(grid.index)
+    grid = grid.loc[methods, list(dict.fromkeys(rows["query"]))]
     figure = Figure(figsize=(1.9 + 0.46 * len(grid.columns), 1.9 + 0.3 * len(grid)), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(grid, cmap="cividis_r", vmin=0, aspect="auto")
@@ -240,7 +240,7 @@ def draw_grid(rows: pd.DataFrame, title: str) -> Figure:
     axes.set_xticks(
         range(len(grid.columns)), [q.replace("_", " ") for q in grid.columns], rotation=45, ha="right"
     )
-    axes.set_yticks(range(len(grid)), [m.display for m in methods])
+    axes.set_yticks(range(len(grid)), [display_name(m) for m in methods])
     axes.set_title(title, fontsize=10)
     figure.colorbar(image, ax=axes, label="MaxSkew (0 is fair)", pad=0.01)
     return figure

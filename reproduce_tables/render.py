@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from debiasing_methods.registry import GROUPS
 from reproduce_tables.engine import Description, Table
 from safe_io.errors import InputError
 
@@ -75,7 +76,9 @@ def as_grid(table: Table) -> Grid:
     ends = [column.measure.best for column in description.columns]
     columns = [_best_of_column([row[j] for row in cells], groups, end) for j, end in enumerate(ends)]
     rows = (
-        Row(method.display, method.group, tuple(cells[i]), tuple(column[i] for column in columns))
+        Row(
+            method.display_name, GROUPS[method.group], tuple(cells[i]), tuple(column[i] for column in columns)
+        )
         for i, method in enumerate(description.methods)
     )
     headers = tuple(column.labels for column in description.columns)
@@ -275,7 +278,7 @@ def read_published(path: Path, description: Description) -> Grid:
         raise InputError(f"{path} does not have the columns of the table: {', '.join(wanted)}")
     published = {line[0]: [_figure(cell, line[0], path) for cell in line[1:]] for line in lines}
     empty: list[float | None] = [None] * len(description.columns)
-    return as_grid(Table(description, [published.get(m.display, empty) for m in description.methods]))
+    return as_grid(Table(description, [published.get(m.display_name, empty) for m in description.methods]))
 
 
 def _figure(cell: str, row: str, path: Path) -> float | None:

@@ -109,7 +109,8 @@ def unknown(kind: str, name: object, allowed: Sequence[object], where: str) -> I
     lowered = {str(a).lower(): a for a in allowed}
     close = difflib.get_close_matches(str(name).lower(), list(lowered), n=1)
     hint = f"; did you mean '{lowered[close[0]]}'?" if close else ""
-    return InputError(f"{where}: unknown {kind} '{name}'; choose from: {choices(allowed)}{hint}")
+    place = f"{where}: " if where else ""
+    return InputError(f"{place}unknown {kind} '{name}'; choose from: {choices(allowed)}{hint}")
 
 
 class Section:

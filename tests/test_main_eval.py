@@ -398,9 +398,18 @@ def test_a_full_run_writes_one_file_a_result(world: World, capsys: pytest.Captur
             assert record["seed"] is None
             assert record["folds"] == FOLDS
             assert record["variant"] == ("SEM_b" if "sem-b" in name else None)
-            versions = {"python", "torch", "numpy", "scipy", "open_clip_torch", "code"}
+            versions = {"python", "torch", "numpy", "scipy", "open_clip_torch", "source"}
             assert set(record["versions"]) == versions
-            components = {"code", "config", "prompts", "weights", "text", "embeddings", "metadata", "folds"}
+            components = {
+                "revision",
+                "config",
+                "prompts",
+                "weights",
+                "text",
+                "embeddings",
+                "metadata",
+                "folds",
+            }
             assert set(record["digests"]) == components
             assert re.fullmatch("[0-9a-f]{64}", record["digest"])
             assert math.isfinite(record["mean"])

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bias_evaluation.training_runs.prism import PrismHyperparameters
-from debiasing_methods.registry import METHODS, get_method
+from debiasing_methods.base import DebiasingMethod
+from debiasing_methods.registry import METHODS, get_method, import_method
+from debiasing_methods.training.prism import PrismHyperparameters
 from safe_io.documents import Section, choices, describe, read_yaml, unknown
 from safe_io.errors import InputError
 
@@ -372,17 +373,37 @@ def load_methods(path: Path | str) -> dict[str, MethodConfig]:
     top = Section(read_yaml(path, "method file"), str(path))
     methods = {}
     for name in top:
-        if name not in METHODS:
+        section = top.section(name)
+        if "class" in section:
+            _import_class(name, section)
+        elif name not in METHODS:
             raise unknown("method", name, list(METHODS), str(path))
-        methods[name] = _method(name, top.section(name))
+        methods[name] = _method(name, section)
     if not methods:
         raise InputError(f"{path}: at least one method is needed")
     return methods
 
 
+def _import_class(name: str, section: Section) -> type[DebiasingMethod]:
+    """Import and register the class that a method's entry names, ``class: package.module:Class``."""
+    try:
+        cls = import_method(section.take("class", str))
+    except ValueError as error:
+        raise InputError(f"{section.where}: class: {error}") from None
+    except Exception as error:  # it is the user's module: what goes wrong in it is one line too
+        raise InputError(
+            f"{section.where}: class: importing it failed: {type(error).__name__}: {error}"
+        ) from error
+    if cls.name != name:
+        raise InputError(
+            f"{section.where}: class: its attribute 'name' is '{cls.name}'; the entry must have the same name"
+        )
+    return cls
+
+
 def _method(name: str, section: Section) -> MethodConfig:
     seeds = ()
-    if is_seeded(name):
+    if get_method(name).seeded:
         seeds = tuple(section.take("seeds", list))
         whole = all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds)
         if not seeds or not whole or len(set(seeds)) != len(seeds):
@@ -393,11 +414,6 @@ def _method(name: str, section: Section) -> MethodConfig:
     special = section.section("by_bias_attribute", {})
     by_attribute = {a: _options(name, special.section(a)) for a in special}
     return MethodConfig(name, _options(name, section), by_attribute, seeds)
-
-
-def is_seeded(method: str) -> bool:
-    """Whether a method has one set of trained weights a seed."""
-    return get_method(method).weights in ("prism", "zsdebias")
 
 
 def option_types(method: str) -> dict[str, type]:

@@ -20,14 +20,13 @@ from bias_evaluation.grid.configs import (
     DatasetConfig,
     MethodConfig,
     Setting,
-    is_seeded,
     load_dataset_config,
     option_types,
 )
-from bias_evaluation.grid.method_names import METHODS
-from bias_evaluation.suite.results import ResultKey
-from bias_evaluation.training_runs.prism import PrismHyperparameters
-from debiasing_methods.registry import get_method
+from bias_evaluation.grid.methods import published_name
+from bias_evaluation.grid.plan import ResultKey
+from debiasing_methods.registry import METHODS, get_method
+from debiasing_methods.training.prism import PrismHyperparameters
 from safe_io.checkout import ROOT
 from safe_io.documents import Section, choices, read_yaml
 from safe_io.errors import InputError
@@ -105,7 +104,7 @@ def _read_flat(flat: Section, path: Path, base: DatasetConfig) -> DatasetConfig:
     """Restrict a dataset's config to the result that a flat config describes."""
     setting = _setting(flat, base)
     backbone = _backbone(flat, base)
-    published = flat.choice("method", list(dict.fromkeys(method.published for method in METHODS)))
+    published = flat.choice("method", list(dict.fromkeys(published_name(name).method for name in METHODS)))
     method = _method(flat, published, base.root)
     config = replace(
         base,
@@ -152,7 +151,8 @@ def _backbone(flat: Section, base: DatasetConfig) -> Backbone:
 
 def _method(flat: Section, published: str, root: Path) -> MethodConfig:
     """Read a method's options, seed and weights; all that the published form has must be there."""
-    variants = {method.variant: method.result for method in METHODS if method.published == published}
+    names = {name: published_name(name) for name in METHODS}
+    variants = {spelled.variant: name for name, spelled in names.items() if spelled.method == published}
     name = variants[flat.choice("sem_version", list(variants)) if None not in variants else None]
     cls = get_method(name)
     _must_be(flat, "normalize", cls.normalize, f"{published} is defined so")
@@ -172,7 +172,7 @@ def _method(flat: Section, published: str, root: Path) -> MethodConfig:
         name=name,
         options=options,
         by_bias_attribute={},
-        seeds=(_seed(flat),) if is_seeded(name) else (),
+        seeds=(_seed(flat),) if cls.seeded else (),
         sae=root / flat.take("sae_weights_path", str) if cls.weights == "sae" else None,
         prism=_prism(flat) if name == "prism" else None,
     )

@@ -11,8 +11,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
-from bias_evaluation.grid.configs import DatasetConfig, is_seeded
-from bias_evaluation.suite.results import ResultKey
+from bias_evaluation.grid.configs import Backbone, DatasetConfig, MethodConfig, Setting
+from debiasing_methods.registry import get_method
 from safe_io.documents import unknown
 from safe_io.errors import InputError
 
@@ -46,6 +46,27 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
+class ResultKey:
+    """One result of the grid: a setting of a dataset, a backbone, a method and, if trained, its seed."""
+
+    dataset: str
+    setting: Setting
+    backbone: Backbone
+    method: MethodConfig
+    seed: int | None
+
+    @property
+    def stem(self) -> str:
+        """Name of the result file without its suffix."""
+        seed = "" if self.seed is None else f"-seed{self.seed}"
+        return f"{self.dataset}_{self.setting.file_part}_clip-{self.backbone.stem}_{self.method.name}{seed}"
+
+    def path(self, output_dir: Path) -> Path:
+        """Path of the result file."""
+        return output_dir / f"{self.stem}.json"
+
+
+@dataclass(frozen=True)
 class Selection:
     """Names that restrict the grid; None takes everything in the config."""
 
@@ -74,7 +95,7 @@ def _chosen(available: Mapping[str, T], names: Sequence[str] | None) -> list[T]:
 
 
 def _seeds(method: str, seeds: Sequence[int], wanted: Sequence[int] | None) -> list[int | None]:
-    if not is_seeded(method):
+    if not get_method(method).seeded:
         return [None]
     return [seed for seed in seeds if wanted is None or seed in wanted]
 
@@ -107,7 +128,7 @@ def _check_seeds(configs: Sequence[DatasetConfig], selection: Selection, wanted:
     for method in chain.from_iterable(_chosen(config.methods, selection.methods) for config in configs):
         seeds.setdefault(method.name, set()).update(method.seeds)
     for name, known in seeds.items():
-        if is_seeded(name) and known.isdisjoint(wanted):
+        if get_method(name).seeded and known.isdisjoint(wanted):
             raise InputError(
                 f"--seeds {' '.join(map(str, wanted))}: {name} has the seeds "
                 f"{' '.join(map(str, sorted(known)))}"

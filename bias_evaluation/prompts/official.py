@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bias_evaluation.grid.method_names import METHODS
+from bias_evaluation.grid.methods import published_name
 from bias_evaluation.prompts.sentences import MethodPrompts, PromptGroup, SettingPrompts
+from debiasing_methods.registry import METHODS
 from safe_io.documents import Section, as_strings, describe, unknown
 from safe_io.errors import InputError
 from safe_io.files import read_json
@@ -96,7 +97,8 @@ CLASS_PROMPTS = {
 def _by_method(section: Section) -> dict[str, dict[str, Any]]:
     """Kinds of prompts for every result name, from the release's key of the method."""
     published = {key: _kinds(section.section(key)) for key in section}
-    return {m.result: published[m.published] for m in METHODS if m.published in published}
+    spelled = {name: published_name(name).method for name in METHODS}
+    return {name: published[key] for name, key in spelled.items() if key in published}
 
 
 def _kinds(section: Section) -> dict[str, Any]:

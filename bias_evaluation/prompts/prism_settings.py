@@ -1,17 +1,14 @@
-"""Which PRISM maps a task setting uses, how they are trained, and what they are trained on."""
+"""Which PRISM maps a task setting uses, and how they are trained."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import get_type_hints
 
 from bias_evaluation.grid.configs import Setting
-from bias_evaluation.prompts.prism_texts import PrismTextSet, fill_scene
-from bias_evaluation.training_runs.prism import PrismHyperparameters, PrismSetting
-from debiasing_methods.training.prism_sampling import TextSetSizes
+from debiasing_methods.training.prism import PrismHyperparameters
 from safe_io.documents import Section, choices, read_yaml
 from safe_io.errors import InputError
 
@@ -82,21 +79,4 @@ def hyperparameters(
             return found
     raise InputError(
         f"{where}: no pattern fits the setting '{text_set}'; there are: {choices(list(training))}"
-    )
-
-
-def training_setting(
-    task: str, name: str, text_set: PrismTextSet, training: PrismHyperparameters
-) -> PrismSetting:
-    """Write a text set down as the training takes it: sizes, and all sentences in the sampling's order."""
-    targets = [text_set.target_class_descriptions[c] for c in text_set.target_classes]
-    biases = [text_set.bias_class_descriptions[c] for c in text_set.bias_classes]
-    scenes = text_set.scene_descriptions
-    parts = itertools.product(scenes, itertools.chain(*targets), itertools.chain(*biases))
-    return PrismSetting(
-        task=task,
-        setting=name,
-        sizes=TextSetSizes(len(scenes), tuple(map(len, targets)), tuple(map(len, biases))),
-        sentences=tuple(fill_scene(scene, target, bias, text_set) for scene, target, bias in parts),
-        training=training,
     )

@@ -17,14 +17,15 @@ from typing import Any
 
 import pandas as pd
 
-from bias_evaluation.grid.method_names import METHODS, find_method
+from bias_evaluation.grid.methods import published_name
+from debiasing_methods.registry import METHODS
 from safe_io.errors import InputError
 from safe_io.files import read_json
 
 PUBLISHED_FIELDS = ("dataset", "task", "backbone", "method", "normalize", "setting", "metric", "mean", "ci")
 """Fields of every record, in the order of the table."""
 
-DIGEST_COMPONENTS = ("code", "config", "prompts", "weights", "text", "embeddings", "metadata", "folds")
+DIGEST_COMPONENTS = ("revision", "config", "prompts", "weights", "text", "embeddings", "metadata", "folds")
 """What a result of ours records the digest of; each becomes a column ``digest_<component>``."""
 
 COLUMNS = (
@@ -44,7 +45,7 @@ _SHARED_DIGESTS: Mapping[str, tuple[str, ...]] = {
     "folds": ("dataset",),
     "text": ("dataset", "backbone"),
     "prompts": ("dataset", "setting", "method"),
-    "code": ("dataset",),
+    "revision": ("dataset",),
 }
 """Digest component → columns; results that agree in the columns are compared, so one digest is expected.
 
@@ -304,29 +305,23 @@ def _compare(record: Mapping[str, Any], name: ResultName, where: str) -> Iterato
     yield "method", name.method, record["method"], record["method"] in _method_spellings(name.method, where)
     seed = record.get("seed", name.seed)
     yield "seed", name.seed, seed, seed == name.seed
-    variant, stated = _variant(name.method), record.get("variant")
+    variant, stated = published_name(name.method).variant, record.get("variant")
     yield "variant", variant, stated, variant is None or stated is None or stated == variant
 
 
 def _method_spellings(result: str, where: str) -> tuple[str, ...]:
     """List what a record of the result name `result` may say for ``method``."""
-    known = find_method(result)
-    if known is not None:
-        return known.result, known.published
-    for method in METHODS:
-        if result.replace("-", "_") == method.published:
-            names = ", ".join(each.result for each in METHODS if each.published == method.published)
-            raise InputError(f"{where}: '{result}' in the file name does not say which result it is: {names}")
-    return result, result.replace("-", "_")
-
-
-def _variant(result: str) -> str | None:
-    known = find_method(result)
-    return None if known is None else known.variant
+    if result not in METHODS:
+        spelled = result.replace("-", "_")
+        if names := [name for name in METHODS if published_name(name).method == spelled]:
+            raise InputError(
+                f"{where}: '{result}' in the file name does not say which result it is: {', '.join(names)}"
+            )
+    return result, published_name(result).method
 
 
 def _check_seed(name: ResultName, where: str) -> None:
-    known = find_method(name.method)
+    known = METHODS.get(name.method)
     if known is None or known.seeded == (name.seed is not None):
         return
     if known.seeded:
@@ -338,7 +333,7 @@ def _check_seed(name: ResultName, where: str) -> None:
 
 def _as_row(record: Mapping[str, Any], name: ResultName, path: Path) -> dict[str, Any]:
     """Flatten a record: ``digests: {text: …}`` → ``digest_text``, ``versions: {…}`` → ``version_…``."""
-    row: dict[str, Any] = {"variant": _variant(name.method)}
+    row: dict[str, Any] = {"variant": published_name(name.method).variant}
     for field, value in record.items():
         if isinstance(value, dict) and field in ("digests", "versions"):
             row.update({f"{field[:-1]}_{part}": each for part, each in value.items()})

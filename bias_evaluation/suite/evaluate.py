@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from bias_evaluation.grid.configs import Setting
+from bias_evaluation.grid.plan import ResultKey
 from bias_evaluation.suite.classification import evaluate_classification, summarize_classification
-from bias_evaluation.suite.results import ResultKey, make_records
+from bias_evaluation.suite.results import make_records
 from bias_evaluation.suite.retrieval import evaluate_retrieval, summarize_retrieval
 from bias_evaluation.suite.scoring import fold_scores
 from bias_evaluation.suite.workspace import Workspace, relevant_images

@@ -8,49 +8,27 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from bias_evaluation.grid.configs import Backbone, MethodConfig, Setting
-from bias_evaluation.grid.method_names import find_method
+from bias_evaluation.grid.methods import published_name
+from bias_evaluation.grid.plan import ResultKey
 from safe_io.checkout import ROOT
 from safe_io.errors import InputError
 from safe_io.files import read_json, sha256_file, sha256_json, write_json
 
-# Raised whenever a change of the code changes figures: results of before are then made from another "code".
-FIGURES = 1
+# Raised whenever a change of the code changes figures: earlier results then have another "revision".
+REVISION = 1
 _PACKAGES = ("bias_evaluation", "debiasing_methods", "safe_io")
 METRICS = {"retrieval": ("kl", "max_skew", "precision"), "zs_classification": ("Acc.", "WG Acc.")}
 
 
-@dataclass(frozen=True)
-class ResultKey:
-    """One result of the grid: a setting of a dataset, a backbone, a method and, if trained, its seed."""
-
-    dataset: str
-    setting: Setting
-    backbone: Backbone
-    method: MethodConfig
-    seed: int | None
-
-    @property
-    def stem(self) -> str:
-        """Name of the result file without its suffix."""
-        seed = "" if self.seed is None else f"-seed{self.seed}"
-        return f"{self.dataset}_{self.setting.file_part}_clip-{self.backbone.stem}_{self.method.name}{seed}"
-
-    def path(self, output_dir: Path) -> Path:
-        """Path of the result file."""
-        return output_dir / f"{self.stem}.json"
-
-
 @cache
 def versions(*more: str) -> dict[str, str]:
-    """Versions of what decides a result's digits; `code` is a digest of this project's own modules.
+    """Versions of what decides a result's digits; `source` is a digest of this project's own modules.
 
     Parameters
     ----------
@@ -59,10 +37,10 @@ def versions(*more: str) -> dict[str, str]:
     """
     names = ("torch", "numpy", "scipy", "open_clip_torch")
     found = {name: version(name) for name in names}
-    return {"python": platform.python_version(), **found, "code": _code_digest(more)}
+    return {"python": platform.python_version(), **found, "source": _source_digest(more)}
 
 
-def _code_digest(more: tuple[str, ...]) -> str:
+def _source_digest(more: tuple[str, ...]) -> str:
     modules = sorted(chain(*(ROOT.glob(f"{package}/**/*.py") for package in (*_PACKAGES, *more))))
     return sha256_json({str(path.relative_to(ROOT)): sha256_file(path) for path in modules})[:16]
 
@@ -105,9 +83,8 @@ def make_records(
         "normalize": normalize,
         "setting": key.setting.record_name(retrieval_k),
     }
-    named = find_method(key.method.name)
     provenance = {
-        "variant": named.variant if named else None,
+        "variant": published_name(key.method.name).variant,
         "seed": key.seed,
         "folds": folds,
         "versions": versions(),

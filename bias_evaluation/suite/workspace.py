@@ -25,13 +25,13 @@ from bias_evaluation.datasets.metadata import METADATA
 from bias_evaluation.datasets.stored_images import StoredImages
 from bias_evaluation.embedding.encoder import TextStore, describe_missing
 from bias_evaluation.grid.configs import Backbone, DatasetConfig, Labels, Setting, option_defaults
-from bias_evaluation.grid.plan import RunOptions, State
+from bias_evaluation.grid.plan import ResultKey, RunOptions, State
 from bias_evaluation.prompts.official import is_official, load_official
 from bias_evaluation.prompts.prism_settings import TRAINING, text_set_name
 from bias_evaluation.prompts.sentences import GroupEmbedder, SettingPrompts, load_prompts
 from bias_evaluation.suite.classification import check_groups
 from bias_evaluation.suite.metrics import class_priors
-from bias_evaluation.suite.results import FIGURES, ResultKey, differences
+from bias_evaluation.suite.results import REVISION, differences
 from bias_evaluation.suite.retrieval import check_k
 from bias_evaluation.weights import find as weights
 from bias_evaluation.weights.read import load_prism_map, load_sae, load_zsdebias
@@ -202,7 +202,7 @@ class Workspace:
         k = self.options.retrieval_k if key.setting.task == "retrieval" else None
         files = self.weight_files(key)
         return {
-            "code": str(FIGURES),
+            "revision": str(REVISION),
             "config": sha256_json([setting, key.method.name, options, key.seed, k, self.backbone.dim]),
             "prompts": sha256_json(self.prompts(key.setting).used_by(key.method.name, method.needs)),
             "weights": self._digest(file.path for file in files) if files else "",

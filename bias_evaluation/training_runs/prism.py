@@ -16,7 +16,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import math
+import itertools
 import os
 import platform
 from collections import deque
@@ -32,9 +32,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from bias_evaluation.prompts.prism_texts import PrismTextSet, fill_scene
+from bias_evaluation.weights.find import prism_weight_name
 from bias_evaluation.weights.read import PRISM_MAP
 from debiasing_methods.linalg import unit
-from debiasing_methods.training.prism import overall_loss, train_maps
+from debiasing_methods.training.prism import PrismHyperparameters, overall_loss, train_maps
 from debiasing_methods.training.prism_sampling import SAMPLINGS, PrismSamples, TextSetSizes
 from safe_io.errors import InputError
 from safe_io.files import (
@@ -53,67 +55,6 @@ FORMATS = ("pth", "safetensors")
 LOSSES = "losses.csv"
 _REPORT = ".report.json"
 _BATCH_BYTES = 1 << 26  # tensors of a batch of maps; a single map of width 1024 needs half of it
-
-
-@dataclass(frozen=True)
-class PrismHyperparameters:
-    """How a map is trained.
-
-    Attributes
-    ----------
-    num_samples : int
-        Samples that are drawn from the text set.
-    lr : float
-        Learning rate of Adam.
-    epochs, batch_size : int
-        Passes over the samples, and samples a step.
-    wd : float
-        Weight decay of Adam.
-    """
-
-    num_samples: int
-    lr: float
-    epochs: int = 1
-    batch_size: int = 64
-    wd: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Raise `ValueError` where a number is out of range."""
-        for name in ("num_samples", "epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 < self.lr < math.inf or not 0 <= self.wd < math.inf:
-            raise ValueError(f"lr must be above 0 and wd at least 0, got lr {self.lr} and wd {self.wd}")
-
-
-def prism_weight_name(
-    backbone: str,
-    task: str,
-    setting: str,
-    training: PrismHyperparameters,
-    seed: int,
-    file_format: str = "pth",
-) -> str:
-    """Name a map's file as the release does.
-
-    Parameters
-    ----------
-    backbone : str
-        Name in weight files, e.g. ``ViT-L-14@336px``.
-    task : str
-        'retrieval' or 'zs_classification'.
-    setting : str
-        Name of the text set, e.g. ``stereotype_dangerous-person_race``.
-    training : PrismHyperparameters
-    seed : int
-    file_format : str
-        'pth' or 'safetensors'.
-    """
-    return (
-        f"prism_clip={backbone}_task={task}_setting={setting}_epochs={training.epochs}_num_bases=0"
-        f"_num_samples={training.num_samples}_seed={seed}_lr={float(training.lr)}"
-        f"_batch_size={training.batch_size}_wd={float(training.wd)}_init_weight=random.{file_format}"
-    )
 
 
 @dataclass(frozen=True)
@@ -140,6 +81,23 @@ class PrismSetting:
         """Raise `ValueError` where sentences and sizes do not go together."""
         if len(self.sentences) != self.sizes.sentences:
             raise ValueError(f"{self.setting}: {len(self.sentences)} sentences for {self.sizes}")
+
+
+def training_setting(
+    task: str, name: str, text_set: PrismTextSet, training: PrismHyperparameters
+) -> PrismSetting:
+    """Write a text set down as the training takes it: sizes, and all sentences in the sampling's order."""
+    targets = [text_set.target_class_descriptions[c] for c in text_set.target_classes]
+    biases = [text_set.bias_class_descriptions[c] for c in text_set.bias_classes]
+    scenes = text_set.scene_descriptions
+    parts = itertools.product(scenes, itertools.chain(*targets), itertools.chain(*biases))
+    return PrismSetting(
+        task=task,
+        setting=name,
+        sizes=TextSetSizes(len(scenes), tuple(map(len, targets)), tuple(map(len, biases))),
+        sentences=tuple(fill_scene(scene, target, bias, text_set) for scene, target, bias in parts),
+        training=training,
+    )
 
 
 @dataclass(frozen=True)

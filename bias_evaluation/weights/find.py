@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bias_evaluation.grid.configs import Backbone
 from bias_evaluation.prompts.prism_settings import hyperparameters, load_prism_training
-from bias_evaluation.training_runs.prism import PrismHyperparameters, prism_weight_name
+from debiasing_methods.training.prism import PrismHyperparameters
 
 _RELEASED = ("human", "animal")  # ZSDebias corpora of the release's models
 OFFICIAL = "official"  # name of the release's prompts, where they are installed
@@ -111,3 +111,33 @@ def prism_files(
         )
         files.append(find(root, "prism", prompts, name, make))
     return files
+
+
+def prism_weight_name(
+    backbone: str,
+    task: str,
+    setting: str,
+    training: PrismHyperparameters,
+    seed: int,
+    file_format: str = "pth",
+) -> str:
+    """Name a map's file as the release does.
+
+    Parameters
+    ----------
+    backbone : str
+        Name in weight files, e.g. ``ViT-L-14@336px``.
+    task : str
+        'retrieval' or 'zs_classification'.
+    setting : str
+        Name of the text set, e.g. ``stereotype_dangerous-person_race``.
+    training : PrismHyperparameters
+    seed : int
+    file_format : str
+        'pth' or 'safetensors'.
+    """
+    return (
+        f"prism_clip={backbone}_task={task}_setting={setting}_epochs={training.epochs}_num_bases=0"
+        f"_num_samples={training.num_samples}_seed={seed}_lr={float(training.lr)}"
+        f"_batch_size={training.batch_size}_wd={float(training.wd)}_init_weight=random.{file_format}"
+    )

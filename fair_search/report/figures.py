@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bias_evaluation.grid.method_names import METHODS, find_method
+from bias_evaluation.grid.methods import display_name as method_display_name
+from bias_evaluation.grid.methods import group_index
 from fair_search.fairness_metrics import METRICS
 from fair_search.judging import RANDOM_ORDER
 from fair_search.report.page import data_uri
@@ -27,8 +28,7 @@ def display_name(method: str) -> str:
     """Name of a method for people."""
     if method == RANDOM_ORDER:
         return "Random order"
-    named = find_method(method)
-    return named.display if named else method
+    return method_display_name(method)
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def fairness_utility(table: pd.DataFrame, k: int, y: str, x: str) -> Figure:
             xerr=_bars(row_x),
             yerr=_bars(row_y),
             fmt=_MARKERS[position % len(_MARKERS)],
-            color=PALETTE[_group(method) % len(PALETTE)],
+            color=PALETTE[group_index(method) % len(PALETTE)],
             markersize=7,
             elinewidth=0.9,
             label=f"{position + 1}  {display_name(method)}",
@@ -100,13 +100,6 @@ def fairness_utility(table: pd.DataFrame, k: int, y: str, x: str) -> Figure:
     figure.draw_without_rendering()  # lays the panel out: only now is it known how far apart points are
     place_numbers(axes, points)
     return figure
-
-
-def _group(method: str) -> int:
-    """Place of a method's group among the groups of the paper's tables."""
-    groups = list(dict.fromkeys(m.group for m in METHODS))
-    named = find_method(method)
-    return groups.index(named.group) if named else len(groups)
 
 
 def _bars(row: pd.Series) -> np.ndarray:

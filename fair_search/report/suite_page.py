@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bias_evaluation.grid.method_names import METHODS
+from bias_evaluation.grid.methods import in_table_order
 from bias_evaluation.suite.aggregation import collect_results
 from fair_search.report.figures import display_name, plain_text, svg_uri
 from fair_search.report.page import Cell, Figure, Page, Section, Table, heat_style, number
@@ -113,19 +113,12 @@ def _setting(setting: str) -> str:
     return setting.replace("|", ", ").replace("query=", "").replace("bias=", "bias ").replace("_", " ")
 
 
-def _ordered(names: pd.Series) -> list[str]:
-    """Methods in the order of the paper's tables."""
-    found = list(dict.fromkeys(names))
-    known = [method.result for method in METHODS if method.result in found]
-    return known + [name for name in found if name not in known]
-
-
 def _table(name: str, rows: pd.DataFrame) -> Table:
     values = rows.set_index("method")
     metrics = [m for m in _METRICS if m in values and values[m].notna().any()]
     best = {m: values[m].max() if _METRICS[m][1] else values[m].min() for m in metrics}
     body = []
-    for method in _ordered(rows["method"]):
+    for method in in_table_order(rows["method"]):
         row = values.loc[method]
         cells = [
             Cell(number(row[m]), f"± {number(row[f'{m} ci'])}", strong=bool(np.isclose(row[m], best[m])))
@@ -137,7 +130,7 @@ def _table(name: str, rows: pd.DataFrame) -> Table:
 
 def _skews(name: str, rows: pd.DataFrame) -> Table:
     grid = rows.pivot(index="query", columns="method", values="skew")
-    methods, largest = _ordered(rows["method"]), float(rows["skew"].max())
+    methods, largest = in_table_order(rows["method"]), float(rows["skew"].max())
     body = [
         (
             query.replace("_", " "),

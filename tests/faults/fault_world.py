@@ -23,14 +23,14 @@ from PIL import Image
 
 from bias_evaluation.datasets.folder import make_folds
 from bias_evaluation.prompts.bias_corpora import load_corpus
-from bias_evaluation.prompts.prism_settings import training_setting
 from bias_evaluation.prompts.prism_texts import load_text_sets
 from bias_evaluation.prompts.sentences import load_prompts
-from bias_evaluation.training_runs.prism import PrismHyperparameters
+from bias_evaluation.training_runs.prism import training_setting
 from bias_evaluation.weights.read import save_sae
 from debiasing_methods import prism_training, zsdebias_training
 from debiasing_methods.registry import METHODS, get_method
 from debiasing_methods.sae import SparseAutoencoder
+from debiasing_methods.training.prism import PrismHyperparameters
 from fair_search.bias_files import load_bias
 from safe_io.errors import run_main
 

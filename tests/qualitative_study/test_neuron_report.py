@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from bias_evaluation.grid.configs import load_dataset_config
-from bias_evaluation.grid.plan import RunOptions
-from bias_evaluation.suite.results import ResultKey
+from bias_evaluation.grid.plan import ResultKey, RunOptions
 from bias_evaluation.suite.workspace import Workspace
 from bias_evaluation.weights.read import load_sae
 from debiasing_methods.registry import METHODS

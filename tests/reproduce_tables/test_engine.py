@@ -14,8 +14,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bias_evaluation.grid.method_names import METHODS
 from bias_evaluation.suite.aggregation import collect_results
+from debiasing_methods.registry import METHODS
 from reproduce_tables.__main__ import main
 from reproduce_tables.engine import TABLES_FILE, fill, load_description, read_results
 from reproduce_tables.render import (
@@ -294,7 +294,7 @@ def test_the_papers_rows_are_all_methods_in_order() -> None:
     ]
     for number in NUMBERS:
         description = load_description(TABLES_FILE, number)
-        assert [method.display for method in description.methods] == names
+        assert [method.display_name for method in description.methods] == names
         with (TABLES_FILE.parent / "published" / f"table_{number}.csv").open(newline="") as file:
             header, *body = csv.reader(file)
         assert header == ["Method", *(column.header for column in description.columns)]
@@ -302,7 +302,7 @@ def test_the_papers_rows_are_all_methods_in_order() -> None:
 
 
 def test_groups_are_neighbours() -> None:
-    groups = [method.group for method in METHODS]
+    groups = [method.group for method in METHODS.values()]
     assert len(dict.fromkeys(groups)) == 1 + sum(a != b for a, b in itertools.pairwise(groups))
 
 

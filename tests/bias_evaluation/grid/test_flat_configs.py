@@ -15,7 +15,7 @@ import main_eval
 from bias_evaluation.grid.configs import load_dataset_config
 from bias_evaluation.grid.flat_configs import load_configs
 from bias_evaluation.grid.plan import Selection, plan
-from bias_evaluation.training_runs.prism import PrismHyperparameters
+from debiasing_methods.training.prism import PrismHyperparameters
 from safe_io.checkout import ROOT
 from safe_io.errors import InputError, run_main
 

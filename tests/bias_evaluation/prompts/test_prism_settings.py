@@ -14,9 +14,9 @@ from bias_evaluation.prompts.prism_settings import (
     text_set_name,
 )
 from bias_evaluation.prompts.prism_texts import list_text_sets
-from bias_evaluation.training_runs.prism import PrismHyperparameters, prism_weight_name
-from bias_evaluation.weights.find import prism_files
+from bias_evaluation.weights.find import prism_files, prism_weight_name
 from debiasing_methods.prism_training import needed_text_sets
+from debiasing_methods.training.prism import PrismHyperparameters
 from safe_io.checkout import ROOT
 from safe_io.errors import InputError
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bias_evaluation.grid.method_names import METHODS
+from bias_evaluation.grid.methods import published_name
 from bias_evaluation.suite.aggregation import (
     COLUMNS,
     ResultName,
@@ -17,6 +17,7 @@ from bias_evaluation.suite.aggregation import (
     collect_results,
     setting_name,
 )
+from debiasing_methods.registry import METHODS
 from safe_io.errors import InputError
 
 RETRIEVAL = "fairface_retrieval_stereotype_race_clip-ViT-B-16_"
@@ -87,13 +88,13 @@ def test_published_files_get_result_name_variant_and_seed_from_their_names(tmp_p
     assert table["digest"].isna().all()
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.result)
+@pytest.mark.parametrize("method", list(METHODS.values()), ids=list(METHODS))
 def test_every_method_reads_in_both_spellings(tmp_path: Path, method: Any) -> None:
     seed = "-seed0" if method.seeded else ""
-    for spelling in (method.result, method.published):
-        write(tmp_path, f"{RETRIEVAL}{method.result}{seed}.json", retrieval(spelling))
+    for spelling in (method.name, published_name(method.name).method):
+        write(tmp_path, f"{RETRIEVAL}{method.name}{seed}.json", retrieval(spelling))
         table, _ = collect_results(tmp_path)
-        assert list(table["method"]) == [method.result]
+        assert list(table["method"]) == [method.name]
 
 
 def test_fields_of_ours_become_columns(tmp_path: Path) -> None:
@@ -366,7 +367,7 @@ def test_the_published_results_are_one_table(oracle_dir: Path) -> None:
     assert warnings == []
     assert (len(table), table["file"].nunique()) == (1088, 512)
     assert table.groupby("method")["file"].nunique().to_dict() == {
-        method.result: 96 if method.seeded else 32 for method in METHODS
+        name: 96 if method.seeded else 32 for name, method in METHODS.items()
     }
     assert sorted(table["seed"].dropna().unique()) == [0, 1, 2]
     assert table["seed"].isna().sum() == 1088 * 10 / 16

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 import main_eval
-from bias_evaluation.grid.configs import is_seeded, load_methods
+from bias_evaluation.grid.configs import load_methods
 from bias_evaluation.suite.results import METRICS
+from debiasing_methods.registry import get_method
 from safe_io.checkout import ROOT
 
 DATASETS = ("celeba", "fairface", "utkface", "waterbirds")
@@ -61,7 +62,7 @@ def _method(name: str) -> str:
 def test_every_published_result_is_produced_and_no_other(golden: Path, produced: Path) -> None:
     published = {path.name for path in (golden / "expected").glob("*.json")}
     assert {p.name for p in produced.iterdir()} == {name for name in published if _method(name) in METHODS}
-    seeded = [name for name in METHODS if is_seeded(name)]
+    seeded = [name for name in METHODS if get_method(name).seeded]
     n = SETTINGS * (len(METHODS) - len(seeded)) + SETTINGS_WITH_PRISM_MAPS * len(seeded)
     assert len(list(produced.iterdir())) == n
 
@@ -69,7 +70,7 @@ def test_every_published_result_is_produced_and_no_other(golden: Path, produced:
 @pytest.mark.parametrize("method", METHODS)
 def test_figures_are_the_published_ones(golden: Path, produced: Path, method: str) -> None:
     names = [p.name for p in (golden / "expected").glob("*.json") if _method(p.name) == method]
-    assert len(names) == (SETTINGS_WITH_PRISM_MAPS if is_seeded(method) else SETTINGS)
+    assert len(names) == (SETTINGS_WITH_PRISM_MAPS if get_method(method).seeded else SETTINGS)
     for name in names:
         ours, theirs = (_by_metric(folder / name) for folder in (produced, golden / "expected"))
         metrics = METRICS[next(iter(theirs.values()))["task"]]

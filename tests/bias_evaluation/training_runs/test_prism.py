@@ -20,16 +20,21 @@ from bias_evaluation.prompts.prism_texts import load_text_set
 from bias_evaluation.training_runs import prism as prism_run
 from bias_evaluation.training_runs.prism import (
     Output,
-    PrismHyperparameters,
     PrismSetting,
-    prism_weight_name,
     report_path,
     run_training,
 )
+from bias_evaluation.weights.find import prism_weight_name
 from bias_evaluation.weights.read import load_prism_map
 from debiasing_methods import prism_training
 from debiasing_methods.linalg import unit
-from debiasing_methods.training.prism import loss_and_gradient, overall_loss, prism_loss, train_maps
+from debiasing_methods.training.prism import (
+    PrismHyperparameters,
+    loss_and_gradient,
+    overall_loss,
+    prism_loss,
+    train_maps,
+)
 from debiasing_methods.training.prism_sampling import (
     SAMPLINGS,
     PrismSamples,

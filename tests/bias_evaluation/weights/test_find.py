@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from bias_evaluation.grid.configs import load_dataset_config
-from bias_evaluation.grid.plan import RunOptions, Selection, plan
-from bias_evaluation.suite.results import ResultKey
+from bias_evaluation.grid.plan import ResultKey, RunOptions, Selection, plan
 from bias_evaluation.suite.workspace import Workspace
 from bias_evaluation.weights.find import zsdebias_file
 from debiasing_methods.training.zsdebias_network import TrainableVAE
