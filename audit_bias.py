@@ -29,11 +29,12 @@ from fair_search.cli import chosen_backbone, warnings_as_lines
 from fair_search.contenders import load_contenders
 from fair_search.judging import Judgement
 from fair_search.loading import weights_file
-from fair_search.query_files import read_matrix, take_column
+from fair_search.query_files import take_column
 from fair_search.report.audit_report import AuditReport, Pictures
 from fair_search.report.figures import display_name
 from fair_search.report.page import render
 from fair_search.text import TextEmbedder
+from safe_io.arrays import read_matrix
 from safe_io.digests import remembered_sha256
 from safe_io.documents import unknown
 from safe_io.errors import InputError, run_main

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from bias_evaluation.datasets.folder import save_array
 from bias_evaluation.grid.configs import Backbone
 from bias_evaluation.suite.results import versions
 from fair_search.cli import (
@@ -23,10 +21,11 @@ from fair_search.cli import (
 )
 from fair_search.debiaser import Debiaser, Reference
 from fair_search.loading import load_debiaser, weights_file
-from fair_search.query_files import TENSOR, read_matrix, read_queries, read_table, take_column
+from fair_search.query_files import read_queries, read_table, take_column
 from fair_search.transform_files import save_transform
+from safe_io.arrays import read_matrix, save_matrix
 from safe_io.errors import InputError, run_main
-from safe_io.files import save_weights, sha256_file, write_json
+from safe_io.files import sha256_file, write_json
 
 TRANSFORM, MANIFEST = ".transform.safetensors", ".manifest.json"  # suffixes of what stands beside the output
 _EPILOG = """
@@ -108,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError(f"{args.queries}: {error}") from None
         transform = _sibling(args.output, TRANSFORM)
         exported = save_transform(transform, debiaser.image_transform(queries), len(queries))
-    _save(args.output, embeddings)
+    save_matrix(args.output, embeddings)
     outputs = [args.output, transform] if exported else [args.output]
     if not exported:
         transform.unlink(missing_ok=True)  # one of another method, which these queries must not be used with
@@ -132,13 +131,6 @@ def _check_output(args: argparse.Namespace) -> None:
 
 def _sibling(output: Path, suffix: str) -> Path:
     return output.with_name(output.stem + suffix)
-
-
-def _save(path: Path, embeddings: np.ndarray) -> None:
-    if path.suffix == ".npy":
-        save_array(path, embeddings)
-    else:
-        save_weights(path, {TENSOR: torch.from_numpy(embeddings)})
 
 
 def _reference(args: argparse.Namespace, debiaser: Debiaser) -> Reference | None:

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bias_evaluation.datasets.folder import TRAIN_INDICES, VAL_INDICES, make_folds, save_array
+from bias_evaluation.datasets.folder import TRAIN_INDICES, VAL_INDICES, make_folds
 from bias_evaluation.datasets.metadata import METADATA, read_metadata
+from safe_io.arrays import save_array
 from safe_io.errors import run_main
 
 

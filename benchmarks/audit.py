@@ -30,7 +30,7 @@ from debiasing_methods.base import QueryGroup, Vanilla
 from debiasing_methods.projections import OrthProj, PrismMini
 from fair_search.audit import Contender, Groups, audit
 from fair_search.judging import Judgement
-from fair_search.query_files import read_matrix
+from safe_io.arrays import read_matrix
 from safe_io.errors import InputError, run_main
 from safe_io.files import write_json
 

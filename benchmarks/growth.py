@@ -33,12 +33,13 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from bias_evaluation.datasets.folder import load_array, make_folds
+from bias_evaluation.datasets.folder import make_folds
 from bias_evaluation.datasets.stored_images import StoredImages
 from bias_evaluation.suite.retrieval import evaluate_retrieval
 from bias_evaluation.suite.scoring import fold_scores
 from debiasing_methods.base import DebiasingMethod, QueryGroup, Vanilla
 from debiasing_methods.projections import PrismMini
+from safe_io.arrays import load_array
 from safe_io.errors import InputError, run_main
 from safe_io.files import write_json
 

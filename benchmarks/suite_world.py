@@ -22,7 +22,6 @@ from bias_evaluation.datasets.folder import (
     VAL_INDICES,
     embeddings_name,
     make_folds,
-    save_array,
 )
 from bias_evaluation.datasets.metadata import METADATA
 from bias_evaluation.grid.configs import DatasetConfig, load_dataset_config
@@ -31,6 +30,7 @@ from bias_evaluation.suite.workspace import Memo, Workspace
 from bias_evaluation.weights.read import PRISM_MAP
 from debiasing_methods.registry import get_method
 from debiasing_methods.sae import SparseAutoencoder
+from safe_io.arrays import save_array
 from safe_io.checkout import ROOT
 from safe_io.errors import InputError
 from safe_io.files import atomic_path, save_weights

@@ -123,9 +123,9 @@ def _data(args: argparse.Namespace, backbone: Backbone, root: Path) -> TrainingD
 
 def _read_images(folders: Sequence[Path], backbone: Backbone) -> Tensor:
     """Read the embeddings of all folders, one after the other: ``(n, d)``, as stored, float32."""
-    from bias_evaluation.datasets.folder import check_embeddings, check_images, embeddings_name, load_array
+    from bias_evaluation.datasets.folder import check_embeddings, check_images, embeddings_name
     from bias_evaluation.datasets.metadata import METADATA, read_metadata
-    from bias_evaluation.embedding.encoder import finite_rows
+    from safe_io.arrays import finite_rows, load_array
 
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise InputError("--dataset_paths names a folder twice; each is to be given once")
@@ -136,7 +136,7 @@ def _read_images(folders: Sequence[Path], backbone: Backbone) -> Tensor:
         embeddings = load_array(path, "embeddings", "precompute_embeddings.py")
         check_embeddings(embeddings, path, len(metadata), backbone.dim)
         check_images(path, metadata)
-        parts.append(finite_rows(embeddings, path, "image"))
+        parts.append(finite_rows(embeddings, path))
     return torch.cat(parts)
 
 

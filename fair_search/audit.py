@@ -18,7 +18,8 @@ from debiasing_methods.linalg import unit
 from fair_search.bootstrap import list_length
 from fair_search.index_shift import compare_index
 from fair_search.judging import Judgement, Lists, judge
-from fair_search.ranking import CHUNK_ROWS, Scorer, TopLists, bad_rows, rank_images, read_rows
+from fair_search.ranking import CHUNK_ROWS, Scorer, TopLists, rank_images
+from safe_io.arrays import check_rows, float_rows
 from safe_io.errors import InputError
 
 REFERENCE_PER_GROUP = 1000
@@ -251,13 +252,9 @@ def make_scorers(
     """
     labelled = None
     if len(reference):
-        images = read_rows(embeddings, reference)
-        bad = bad_rows(images)
-        if len(bad):
-            raise InputError(
-                f"{source}: row {reference[int(bad[0])]} is NaN, infinite or all zero ({len(bad)} of "
-                f"{len(reference)} labelled reference images); make the embeddings anew"
-            )
+        images = float_rows(embeddings[reference])
+        where = f"{source}, labelled reference images"
+        check_rows(images, where, name=lambda i: f"row {reference[i]}")
         labelled = ReferenceImages(
             unit(images.to(device)),
             torch.from_numpy(groups.codes[reference].astype(np.int64)).to(device),

@@ -6,8 +6,9 @@ Symbols: Q queries, n images, d embedding dimension.
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
+
+from safe_io.arrays import check_matrix, check_rows
 
 
 def check_query_embeddings(queries: Tensor, width: int | None) -> None:
@@ -15,16 +16,8 @@ def check_query_embeddings(queries: Tensor, width: int | None) -> None:
 
     `width` None allows any.
     """
-    if queries.ndim != 2 or not queries.is_floating_point() or width not in (None, queries.shape[1]):
-        raise ValueError(
-            f"query embeddings must be a float matrix (queries, {width or 'width'}), got {queries.dtype} of "
-            f"shape {tuple(queries.shape)}"
-        )
-    bad = torch.nonzero(~torch.isfinite(queries).all(dim=1) | ~queries.any(dim=1)).flatten()
-    if len(bad):
-        raise ValueError(
-            f"{len(bad)} query embedding(s) are NaN, infinite or all zero, the first in row {int(bad[0])}"
-        )
+    check_matrix(queries, "query embeddings", width)
+    check_rows(queries, "query embeddings")
 
 
 def check_images(images: np.ndarray | Tensor, width: int | None) -> None:

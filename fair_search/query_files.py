@@ -11,13 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bias_evaluation.datasets.folder import load_array
-from bias_evaluation.embedding.encoder import finite_rows
+from safe_io.arrays import finite_rows, read_matrix
 from safe_io.documents import choices
 from safe_io.errors import InputError
-from safe_io.files import load_weights
 
-TENSOR = "embeddings"  # name of the matrix in a .safetensors file
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
@@ -45,7 +42,7 @@ def read_queries(path: Path, column: str | None = None) -> list[str] | np.ndarra
     if column is not None and suffix not in {*_SEPARATORS, ".feather"}:
         raise InputError(f"--column is for tables (.csv, .tsv, .feather), but the queries are in {path}")
     if suffix in (".npy", ".safetensors"):
-        return finite_rows(read_matrix(path, "query embeddings"), path, "query").numpy()
+        return finite_rows(read_matrix(path, "query embeddings"), path).numpy()
     if suffix == ".txt":
         return _checked(_lines(path), path, "line", 1)
     if suffix in {*_SEPARATORS, ".feather"}:
@@ -122,26 +119,3 @@ def take_column(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
     if column not in table.columns:
         raise InputError(f"{path} lacks the column '{column}'; it has: {choices(list(table.columns))}")
     return table[column]
-
-
-def read_matrix(path: Path, what: str) -> np.ndarray:
-    """Read a float matrix ``(n, d)`` from ``.npy`` (memory-mapped) or ``.safetensors``; it is read-only.
-
-    Raises
-    ------
-    InputError
-        The file is missing or damaged, or holds no float matrix.
-    """
-    if path.suffix.lower() == ".safetensors":
-        tensors = load_weights(path, make="write it with one tensor, 'embeddings'")
-        if TENSOR not in tensors and len(tensors) != 1:
-            raise InputError(f"{path} must hold a tensor '{TENSOR}'; it holds: {choices(sorted(tensors))}")
-        array = tensors.get(TENSOR, next(iter(tensors.values()))).float().numpy()
-    else:
-        array = load_array(path, what, "np.save")
-    if array.ndim != 2 or array.dtype.kind != "f" or 0 in array.shape:
-        raise InputError(
-            f"{path} holds {array.dtype} of shape {array.shape}; a float matrix (rows, width) is needed"
-        )
-    array.flags.writeable = False  # so that whoever reads it in chunks may give its pages back
-    return array

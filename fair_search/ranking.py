@@ -20,7 +20,7 @@ from torch import Tensor
 
 from debiasing_methods.base import DebiasingMethod, ImageTransform
 from debiasing_methods.linalg import unit
-from safe_io.errors import InputError
+from safe_io.arrays import check_rows, float_rows
 
 CHUNK_ROWS = 16_384  # 32 MiB of float32 at d = 512
 
@@ -94,28 +94,12 @@ def read_chunks(
     """
     mapped = _read_only_map(embeddings)
     for start in range(0, len(embeddings), chunk_rows):
-        chunk = read_rows(embeddings, slice(start, start + chunk_rows))
+        chunk = float_rows(embeddings[start : start + chunk_rows])
         if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
             mapped.madvise(mmap.MADV_DONTNEED)  # else every page read stays in the memory of this process
-        bad = bad_rows(chunk)
-        if len(bad):
-            raise InputError(
-                f"{source}: row {start + int(bad[0])} is NaN, infinite or all zero ({len(bad)} of rows "
-                f"{start} to {start + len(chunk) - 1}); make the embeddings anew"
-            )
+        where = f"{source}, rows {start} to {start + len(chunk) - 1}"
+        check_rows(chunk, where, name=lambda i, start=start: f"row {start + i}")
         yield start, chunk
-
-
-def read_rows(embeddings: np.ndarray, rows: slice | np.ndarray) -> Tensor:
-    """Copy rows as float32, ``(n, d)``; what that cannot hold is infinite or zero, for `bad_rows` to find."""
-    with np.errstate(over="ignore", under="ignore"):
-        return torch.from_numpy(np.array(embeddings[rows], dtype=np.float32))
-
-
-def bad_rows(rows: Tensor) -> Tensor:
-    """Find the rows of ``(n, d)`` that are NaN, infinite or all zero; their places, int64."""
-    norms = torch.linalg.vector_norm(rows, dim=1)
-    return torch.nonzero(~torch.isfinite(norms) | (norms == 0)).flatten()
 
 
 def _read_only_map(embeddings: np.ndarray) -> mmap.mmap | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from debiasing_methods.base import ReferenceImages
 from debiasing_methods.linalg import unit
+from safe_io.arrays import finite_rows
 from safe_io.documents import choices
 from safe_io.errors import InputError
 
@@ -58,9 +59,7 @@ def reference_images(
             f"no reference image has the label {choices(absent)}; each of {choices(classes)} needs at least "
             f"one"
         )
-    rows = torch.as_tensor(np.asarray(images[chosen], dtype=np.float32)).to(device)
-    if not torch.isfinite(rows).all() or not rows.any(dim=1).all():
-        raise InputError("reference images hold NaN, infinite or all-zero rows; make the embeddings anew")
+    rows = finite_rows(images[chosen], "reference images").to(device)
     codes = torch.from_numpy(codes[chosen]).to(device)
     return ReferenceImages(unit(rows), codes, tuple(classes), torch.arange(len(rows), device=device)[None])
 

@@ -11,7 +11,6 @@ from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from bias_evaluation.embedding.encoder import (
@@ -24,7 +23,6 @@ from bias_evaluation.embedding.encoder import (
 from bias_evaluation.grid.configs import Backbone
 from safe_io.digests import remembered_sha256
 from safe_io.errors import InputError
-from safe_io.files import check_unpacked_size
 
 
 class TruncatedTextWarning(UserWarning):
@@ -57,9 +55,11 @@ class TextEmbedder:
         self.given = given
         self.device = device
         self._kept: dict[str, Tensor] = {}
-        self.dim = backbone.dim if backbone else _width(given)
+        self.dim = backbone.dim if backbone else None
         if given is not None:
-            self.keep(*read_text_embeddings(_existing(given), self.dim))
+            sentences, embeddings = read_text_embeddings(given, self.dim)
+            self.dim = embeddings.shape[1]
+            self.keep(sentences, embeddings)
 
     @cached_property
     def digest(self) -> str:
@@ -136,23 +136,3 @@ class Truncation:
             TruncatedTextWarning,
             stacklevel=stacklevel + 1,
         )
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise InputError(f"text embeddings not found: {path}")
-    return path
-
-
-def _width(path: Path) -> int:
-    """Width of the embeddings in a file of text embeddings."""
-    try:
-        check_unpacked_size(_existing(path))
-        with np.load(path, allow_pickle=False) as arrays:
-            return int(arrays["embeddings"].shape[1])
-    except InputError:
-        raise
-    except Exception as error:  # zip and npy readers raise many kinds for damaged files
-        raise InputError(
-            f"{path} must hold the arrays 'prompts' (P,) and 'embeddings' (P, d): {error}"
-        ) from None

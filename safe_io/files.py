@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _CHUNK_BYTES = 1 << 22
-_ANY_BYTES, _RATIO = 1 << 26, 200  # texts of very different length compress to a hundredth; numbers hardly
 
 
 @contextmanager
@@ -137,18 +136,6 @@ def sha256_json(value: Any) -> str:
     """Return the SHA-256 of a value's canonical JSON (sorted keys, no spaces) as hex."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def check_unpacked_size(path: str | os.PathLike[str]) -> None:
-    """Raise `InputError` where a zip file, such as an npz, unpacks to far more than arrays of numbers do."""
-    with zipfile.ZipFile(path) as archive:
-        unpacked = sum(info.file_size for info in archive.infolist())
-    size = Path(path).stat().st_size
-    if unpacked > max(_ANY_BYTES, _RATIO * size):
-        raise InputError(
-            f"{path} would unpack from {size} to {unpacked} bytes, as no embeddings do, so it is not "
-            f"read; make it anew"
-        )
 
 
 def load_weights(path: str | os.PathLike[str], *, make: str) -> dict[str, Any]:

@@ -1068,8 +1068,14 @@ def broken_braces(world: World) -> None:
 
 
 BAD_INPUT: list[tuple[Callable[[World], None], list[str]]] = [
-    (spoil_row(np.nan), ["CLIP_alpha_embeddings.npy: 1 row(s) are NaN, infinite or all zero", "image 17"]),
-    (spoil_row(0.0), ["CLIP_alpha_embeddings.npy: 1 row(s) are NaN, infinite or all zero", "image 17"]),
+    (
+        spoil_row(np.nan),
+        ["CLIP_alpha_embeddings.npy: 1 of ", " rows is NaN, infinite or all zero, the first: row 17"],
+    ),
+    (
+        spoil_row(0.0),
+        ["CLIP_alpha_embeddings.npy: 1 of ", " rows is NaN, infinite or all zero, the first: row 17"],
+    ),
     (too_few_rows, ["CLIP_alpha_embeddings.npy has 119 rows, but metadata.feather beside it has 120"]),
     (another_width, ["CLIP_alpha_embeddings.npy has width 11, but the backbone has width 12"]),
     (fold_out_of_range, ["val_indices.npy names rows 2"]),

@@ -6,7 +6,6 @@ One row an image: `metadata.feather`, `CLIP_<backbone>_embeddings.npy` (N, d) an
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ import pandas as pd
 
 from bias_evaluation.datasets.metadata import METADATA, read_metadata
 from bias_evaluation.grid.configs import Labels
+from safe_io.arrays import check_matrix, load_array
 from safe_io.documents import choices
 from safe_io.errors import InputError
-from safe_io.files import atomic_path, read_json, sha256_json
+from safe_io.files import read_json, sha256_json
 
 TRAIN_INDICES = "train_indices.npy"
 VAL_INDICES = "val_indices.npy"
@@ -94,39 +94,6 @@ def make_folds(n: int, k_folds: int = 10, val_proportion: float = 0.5) -> tuple[
         random.shuffle(indices)
         train[fold], val[fold] = indices[:n_train], indices[n_train:]
     return train, val
-
-
-def save_array(path: Path, array: np.ndarray) -> None:
-    """Write a ``.npy`` file atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(array_bytes(array))
-
-
-def array_bytes(array: np.ndarray) -> memoryview:
-    """Return the content of a ``.npy`` file; NumPy's own writing does not say that the disk is full."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getbuffer()
-
-
-def load_array(path: Path, what: str, make: str) -> np.ndarray:
-    """Memory-map a ``.npy`` file; nothing in it is executed.
-
-    Raises
-    ------
-    InputError
-        The file is missing, damaged, or an array of Python objects.
-    """
-    if not path.is_file():
-        raise InputError(f"{what} not found: {path}; {make} makes it")
-    try:
-        # copy-on-write: torch takes only what could be written to, and the file stays as it is
-        array = np.load(path, mmap_mode="c", allow_pickle=False)
-    except Exception as error:  # the readers raise many kinds for damaged files
-        raise InputError(f"{what} cannot be read: {path}: {error}; make it anew with {make}") from None
-    if not isinstance(array, np.ndarray):  # NumPy opens a zip archive as well
-        raise InputError(f"{what} cannot be read: {path}: not one array; make it anew with {make}")
-    return array
 
 
 # --- evaluation arrays ------------------------------------------------------------------------------------
@@ -264,11 +231,7 @@ def open_embeddings(rows: DatasetRows, backbone: str, dim: int) -> EvaluationDat
 
 def check_embeddings(embeddings: np.ndarray, path: Path, rows: int, dim: int | None) -> None:
     """Raise `InputError` unless embeddings are a float matrix ``(rows, dim)``; None allows any width."""
-    if embeddings.ndim != 2 or embeddings.dtype.kind != "f":
-        raise InputError(
-            f"{path} holds {embeddings.dtype} of shape {embeddings.shape}; "
-            f"a float matrix (images, width) is needed"
-        )
+    check_matrix(embeddings, path)
     if embeddings.shape[0] != rows:
         raise InputError(
             f"{path} has {embeddings.shape[0]} rows, but {METADATA} beside it has {rows}; "

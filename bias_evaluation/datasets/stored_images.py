@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from debiasing_methods import transforms
-from safe_io.errors import InputError
+from safe_io.arrays import check_norms
 
 CHUNK_ROWS = 4096
 _KEPT = ("float16", "float32", "float64")  # what torch reads in place, where it lies row by row
@@ -52,7 +52,7 @@ class StoredImages:
         self.norms = torch.empty(len(embeddings), device=device)
         for rows in chunks(len(embeddings)):
             self.norms[rows] = torch.linalg.vector_norm(self.rows[rows].float(), dim=1)
-        check_norms(self.norms, path, "image")
+        check_norms(self.norms, path)
 
     def __len__(self) -> int:
         """Count the images."""
@@ -90,13 +90,3 @@ def _in_place(embeddings: np.ndarray) -> Tensor:
 def chunks(n: int) -> Iterator[slice]:
     """Give slices of at most `CHUNK_ROWS` rows, in order."""
     return transforms.chunks(n, CHUNK_ROWS)
-
-
-def check_norms(norms: Tensor, path: Path, what: str) -> None:
-    """Raise `InputError` where a row's length is NaN, infinite or 0."""
-    bad = torch.nonzero(~torch.isfinite(norms) | (norms == 0)).flatten()
-    if len(bad):
-        raise InputError(
-            f"{path}: {len(bad)} row(s) are NaN, infinite or all zero, the first for {what} {int(bad[0])}; "
-            f"make the embeddings anew"
-        )

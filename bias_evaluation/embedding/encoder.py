@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bias_evaluation.datasets.stored_images import check_norms
 from bias_evaluation.embedding.text_tower import encode_tokens
 from bias_evaluation.grid.configs import Backbone
+from safe_io.arrays import check_matrix, existing, finite_rows, load_arrays
 from safe_io.digests import remembered_sha256
 from safe_io.documents import Section, unknown
 from safe_io.errors import InputError
-from safe_io.files import atomic_path, check_unpacked_size, read_json, sha256_file, sha256_json
+from safe_io.files import atomic_path, read_json, sha256_file, sha256_json
 from safe_io.locks import claim, remove_abandoned
 
 if TYPE_CHECKING:
@@ -208,7 +208,10 @@ class TextStore:
         self.backbone = backbone
         self.given = given
         self._device = device
-        self.digest = remembered_sha256(_existing(given)) if given else encoder_digest(backbone)
+        if given:
+            self.digest = remembered_sha256(existing(given, "text embeddings"))
+        else:
+            self.digest = encoder_digest(backbone)
         self.path = given or cache_dir / f"CLIP_{backbone.name}_{self.digest[:12]}.npz"
         self._rows: dict[str, int] = {}
         self._embeddings = torch.empty(0, backbone.dim)
@@ -269,21 +272,15 @@ def describe_missing(missing: Sequence[str], path: Path) -> str:
     return f"{len(missing)} prompt(s) have no embedding in {path}, the first: {shown}"
 
 
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise InputError(f"text embeddings not found: {path}")
-    return path
-
-
-def read_text_embeddings(path: Path, dim: int) -> tuple[list[str], Tensor]:
+def read_text_embeddings(path: Path, dim: int | None = None) -> tuple[list[str], Tensor]:
     """Read text embeddings from a ``.npz`` file.
 
     Parameters
     ----------
     path : pathlib.Path
         Arrays `prompts` (P,), text, and `embeddings` (P, d), floating point, raw.
-    dim : int
-        Width d that is needed.
+    dim : int, optional
+        Width d that is needed; any by default.
 
     Returns
     -------
@@ -295,40 +292,15 @@ def read_text_embeddings(path: Path, dim: int) -> tuple[list[str], Tensor]:
     InputError
         The file is damaged, an array is missing or of the wrong kind, or values are not finite.
     """
-    try:
-        check_unpacked_size(path)
-        with np.load(path, allow_pickle=False) as arrays:
-            prompts, embeddings = arrays["prompts"], arrays["embeddings"]
-    except KeyError:
-        raise InputError(f"{path} must hold the arrays 'prompts' and 'embeddings'") from None
-    except InputError:
-        raise
-    except Exception as error:  # zip and npy readers raise many kinds for damaged files
-        raise InputError(f"text embeddings cannot be read: {path}: {error}") from None
+    prompts, embeddings = load_arrays(path, "text embeddings", ("prompts", "embeddings"))
     if prompts.dtype.kind != "U" or prompts.ndim != 1 or embeddings.dtype.kind != "f":
         raise InputError(f"{path}: 'prompts' must be a list of texts and 'embeddings' a float matrix")
-    if embeddings.shape != (len(prompts), dim):
-        raise InputError(
-            f"{path}: embeddings of shape {embeddings.shape} do not go with {len(prompts)} prompts and a "
-            f"backbone of width {dim}"
-        )
+    check_matrix(embeddings, path, dim)
+    if len(embeddings) != len(prompts):
+        raise InputError(f"{path}: {len(prompts)} prompts, but {len(embeddings)} rows of embeddings")
     if len(set(prompts.tolist())) != len(prompts):
         raise InputError(f"{path}: a prompt stands in 'prompts' twice")
-    return prompts.tolist(), finite_rows(embeddings, path, "prompt")
-
-
-def finite_rows(embeddings: np.ndarray, path: Path, what: str) -> Tensor:
-    """Return float32 rows, after a check that none is NaN, infinite or all zero.
-
-    Raises
-    ------
-    InputError
-        A row is; the line counts them and names the first.
-    """
-    with np.errstate(over="ignore", under="ignore"):  # what float32 cannot hold is found below
-        rows = torch.from_numpy(np.array(embeddings, dtype=np.float32))
-    check_norms(torch.linalg.vector_norm(rows, dim=1), path, what)
-    return rows
+    return prompts.tolist(), finite_rows(embeddings, path)
 
 
 def write_text_embeddings(path: Path, prompts: Sequence[str], embeddings: Tensor) -> None:

@@ -39,6 +39,7 @@ from bias_evaluation.embedding.image_loading import (
 from bias_evaluation.embedding.shards import Shards, Unreadable, joined_path, parts_folder
 from bias_evaluation.grid.configs import Backbone
 from bias_evaluation.suite.results import versions
+from safe_io.arrays import check_rows, float_rows
 from safe_io.errors import InputError
 from safe_io.files import read_json, sha256_json, write_json
 from safe_io.locks import exclusive, remove_abandoned
@@ -346,13 +347,12 @@ def encode_batch(encoder: Encoder, batch: Batch, name: Callable[[int], str], dty
     stored = encoder.encode_images(batch.images).numpy()
     with np.errstate(over="ignore"):  # an overflow is found below
         stored = stored.astype(dtype, copy=False)
-    norms = np.linalg.norm(stored.astype(np.float32, copy=False), axis=1)
-    for row, norm in zip(batch.rows, norms.tolist(), strict=True):
-        if not 0 < norm < math.inf:
-            raise InputError(
-                f"the embedding of {name(row)} is NaN, infinite or all zero; check the backbone's "
-                f"weights, or pass --precision fp32"
-            )
+    check_rows(
+        float_rows(stored),
+        f"embeddings of backbone '{encoder.backbone.name}'",
+        name=lambda i: name(batch.rows[i]),
+        advice="check the backbone's weights, or pass --precision fp32",
+    )
     return Embedded(batch.rows, stored, batch.unreadable)
 
 

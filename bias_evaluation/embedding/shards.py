@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bias_evaluation.datasets.folder import array_bytes
+from safe_io.arrays import array_bytes, load_array
 from safe_io.errors import InputError
 from safe_io.files import atomic_path, read_json, sha256_file, sha256_json, write_json
 
@@ -171,7 +171,7 @@ class Shards:
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for rows in self.all():
-                part = np.load(self._path(rows.start), allow_pickle=False)
+                part = load_array(self._path(rows.start), "shard", "the same run")
                 file.write(part[keep[rows.start : rows.stop]].tobytes())
         return path
 

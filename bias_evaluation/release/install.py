@@ -19,7 +19,6 @@ from bias_evaluation.datasets.folder import (
     check_embeddings,
     check_folds,
     images_digest,
-    load_array,
     manifest_path,
 )
 from bias_evaluation.datasets.metadata import METADATA, read_metadata
@@ -34,6 +33,7 @@ from bias_evaluation.release.files import (
 )
 from bias_evaluation.release.find import EMBEDDINGS, Found, search
 from bias_evaluation.suite.aggregation import read_result
+from safe_io.arrays import load_array
 from safe_io.documents import choices
 from safe_io.errors import InputError
 from safe_io.files import atomic_path, write_json

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
+from bias_evaluation.embedding.encoder import read_text_embeddings
+from safe_io.arrays import finite_rows, read_matrix
 from safe_io.errors import InputError
-from safe_io.files import check_unpacked_size, read_json
+from safe_io.files import read_json
 
 
 def read_embeddings(path: str | os.PathLike[str]) -> Tensor:
@@ -22,7 +20,8 @@ def read_embeddings(path: str | os.PathLike[str]) -> Tensor:
     Parameters
     ----------
     path : path-like
-        ``.npy`` with a float matrix, or ``.npz`` with `embeddings` (P, d) and `prompts` (P,).
+        ``.npy`` or ``.safetensors`` with a float matrix, or ``.npz`` with `embeddings` (P, d) and `prompts`
+        (P,).
 
     Returns
     -------
@@ -34,37 +33,9 @@ def read_embeddings(path: str | os.PathLike[str]) -> Tensor:
         The file is missing, is no such file, or holds unusable rows.
     """
     path = Path(path)
-    try:
-        if zipfile.is_zipfile(path):
-            check_unpacked_size(path)
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)  # a header may promise more than follows
-        array = _from_npz(loaded, path) if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
-    except FileNotFoundError:
-        raise InputError(f"embeddings not found: {path}") from None
-    except InputError:
-        raise
-    except (ValueError, EOFError, OverflowError, SyntaxError, TypeError, zipfile.BadZipFile, zlib.error):
-        raise InputError(f"{path} is not a readable .npy or .npz file of numbers") from None
-    if array.dtype.kind != "f":
-        raise InputError(f"{path}: embeddings are {array.dtype}; floating point is needed")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
-        embeddings = torch.from_numpy(array.astype(np.float32))
-    check_embeddings(embeddings, str(path))
-    return embeddings
-
-
-def _from_npz(archive: Any, path: Path) -> np.ndarray:
-    with archive:
-        missing = [name for name in ("prompts", "embeddings") if name not in archive]
-        if missing:
-            raise InputError(
-                f"{path} has no array '{missing[0]}'; it needs prompts (P,) and embeddings (P, d), and "
-                f"holds: {', '.join(archive.files) or 'nothing'}"
-            )
-        prompts, embeddings = archive["prompts"], archive["embeddings"]
-    if len(prompts) != len(embeddings):
-        raise InputError(f"{path}: {len(prompts)} prompts, but {len(embeddings)} rows of embeddings")
-    return embeddings
+    if path.suffix == ".npz":
+        return read_text_embeddings(path)[1]
+    return finite_rows(read_matrix(path, "embeddings"), path)
 
 
 def read_prompts(path: str | os.PathLike[str]) -> list[str]:
@@ -101,22 +72,3 @@ def _parse_yaml(text: str, path: Path) -> Any:
         return yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise InputError(f"prompt list is not valid YAML: {path}: {error}") from None
-
-
-def check_embeddings(embeddings: Tensor, where: str) -> None:
-    """Raise `InputError` unless `embeddings` are a finite (n, d) float matrix without all-zero rows."""
-    if embeddings.ndim != 2 or 0 in embeddings.shape or not embeddings.is_floating_point():
-        raise InputError(
-            f"{where}: {str(embeddings.dtype).removeprefix('torch.')} of shape {tuple(embeddings.shape)}; a "
-            f"float matrix (rows, width) is needed"
-        )
-    for bad, what in (
-        (~embeddings.isfinite().all(1), "NaN or infinite values"),
-        (~embeddings.any(1), "zeros only"),
-    ):
-        if bad.any():
-            first = int(bad.nonzero()[0])
-            raise InputError(
-                f"{where}: {int(bad.sum())} of {len(bad)} rows hold {what} (the first is row {first}); "
-                f"remove or recompute them"
-            )

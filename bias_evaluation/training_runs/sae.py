@@ -24,11 +24,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bias_evaluation.training_runs.checkpoint import Checkpoint
-from bias_evaluation.training_runs.inputs import check_embeddings
 from bias_evaluation.training_runs.sae_report import reconstruction_quality
 from bias_evaluation.weights.read import save_sae
 from debiasing_methods.sae import SparseAutoencoder
 from debiasing_methods.training.sae import SaeTraining, SaeTrainingConfig
+from safe_io.arrays import check_matrix, check_rows
 from safe_io.errors import InputError, as_input_error
 from safe_io.files import (
     read_json,
@@ -82,7 +82,8 @@ def run_training(
         The embeddings are unusable, `holdout` leaves no row to train on, training diverged, files of another
         run are in the way, or another process is making this very output.
     """
-    check_embeddings(embeddings, "the embeddings")
+    check_matrix(embeddings, "the embeddings")
+    check_rows(embeddings, "the embeddings")
     with exclusive(output), as_input_error(""):
         return _run(
             embeddings,

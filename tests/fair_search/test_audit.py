@@ -186,7 +186,7 @@ def test_reference_image_that_cannot_be_normalised(world, value):
     bad = images.copy()
     bad[row] = value
     with pytest.raises(
-        InputError, match=rf"a.npy: row {row} is NaN, infinite or all zero \(1 of 30 labelled"
+        InputError, match=rf"a.npy, labelled reference images: 1 of 30 rows is NaN, .* the first: row {row};"
     ):
         audit(
             bad,

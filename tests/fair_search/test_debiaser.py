@@ -110,8 +110,8 @@ def test_embeddings_of_a_plain_method_need_no_backbone() -> None:
         (["nurse", " "], "query 2 of 2 is blank"),
         (np.ones((2, 5), np.float32), "float matrix"),
         (np.ones((2, 32), np.int64), "float matrix"),
-        (np.zeros((2, 32), np.float32), "2 query embedding.s. are NaN, infinite or all zero"),
-        (np.full((2, 32), np.nan, np.float32), "the first in row 0"),
+        (np.zeros((2, 32), np.float32), "query embeddings: 2 of 2 rows are NaN, infinite or all zero"),
+        (np.full((2, 32), np.nan, np.float32), "the first: row 0"),
     ],
 )
 def test_bad_queries_are_one_line(search_world: Any, queries: Any, line: str) -> None:

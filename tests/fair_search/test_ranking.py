@@ -12,8 +12,8 @@ from debiasing_methods.base import IdentityTransform, Vanilla
 from debiasing_methods.registry import METHODS
 from fair_search import ranking
 from fair_search.audit import Contender, Groups, make_scorers
-from fair_search.query_files import read_matrix
 from fair_search.ranking import Scorer, TopListsBuilder, rank_images, read_chunks
+from safe_io.arrays import read_matrix
 from safe_io.errors import InputError
 
 D = 8
@@ -90,7 +90,8 @@ def test_embedding_that_cannot_be_normalised(value):
     embeddings = np.ones((20, D), np.float32)
     embeddings[13] = value
     with pytest.raises(
-        InputError, match=r"images.npy: row 13 is NaN, infinite or all zero \(1 of rows 8 to 15\)"
+        InputError,
+        match=r"images.npy, rows 8 to 15: 1 of 8 rows is NaN, infinite .* the first: row 13",
     ):
         list(read_chunks(embeddings, 8, "images.npy"))
 

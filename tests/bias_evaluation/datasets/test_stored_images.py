@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from bias_evaluation.datasets import stored_images
-from bias_evaluation.datasets.folder import load_array
 from bias_evaluation.datasets.stored_images import StoredImages, chunks
+from safe_io.arrays import load_array
 from safe_io.errors import InputError
 
 PATH = Path("folder/embeddings.npy")
@@ -64,6 +64,6 @@ def test_a_file_is_read_in_place_and_stays_as_it_is(tmp_path: Path) -> None:
 def test_rows_that_have_no_direction_are_counted(form: str, value: float) -> None:
     rows = FORMS[form].copy()
     rows[[9, 20]] = value
-    message = f"{PATH}: 2 row(s) are NaN, infinite or all zero, the first for image 9; make the embeddings"
+    message = f"{PATH}: 2 of 23 rows are NaN, infinite or all zero, the first: row 9; recompute"
     with pytest.raises(InputError, match=re.escape(message)):
         StoredImages(rows, PATH)

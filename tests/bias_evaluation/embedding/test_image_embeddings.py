@@ -360,7 +360,7 @@ def test_an_unusable_embedding_names_its_image(
         return embeddings
 
     monkeypatch.setattr(encoder, "encode_images", wrong_at_20)
-    with pytest.raises(InputError, match=r"embedding of .*images/20\.png is NaN, infinite or all zero"):
+    with pytest.raises(InputError, match=r"is NaN, infinite or all zero, the first: .*images/20\.png; check"):
         run(encoder, folder)
     assert not (folder / TARGET).exists()
 

@@ -443,7 +443,7 @@ BAD = {
         npy(np.ones((N, 4))),
         "has width 4, but the backbone has width 512",
     ),
-    "whole numbers": (EMBEDDINGS, npy(np.ones((N, D), int)), "a float matrix (images, width) is needed"),
+    "whole numbers": (EMBEDDINGS, npy(np.ones((N, D), int)), "a float matrix (rows, width) is needed"),
     "truncated embeddings": (EMBEDDINGS, npy(np.ones((N, D)))[:-8], "embeddings cannot be read"),
     "folds out of range": (TRAIN, npy(FOLDS + 1), "names rows 1 to 6, but there are 6 images"),
     "folds that repeat": (VAL, npy(FOLDS * 0), "names a row twice"),

@@ -663,7 +663,7 @@ def _break(project: Path, what: str) -> None:
             (),
             r"B/CLIP_tiny_embeddings\.npy has 39 rows, but metadata\.feather beside it has 40",
         ),
-        ("NaN", (), r"B/CLIP_tiny_embeddings\.npy: 1 row\(s\).*the first for image 3"),
+        ("NaN", (), r"B/CLIP_tiny_embeddings\.npy: 1 of .*the first: row 3"),
         ("pickle", (), r"B/CLIP_tiny_embeddings\.npy"),
         ("", ("--bias_attribute", "colour"), "unknown bias corpus 'colour'.*did you mean 'color'"),
         ("", ("--bias_attribute", "few"), "the bias corpus has 9 sentences; at least 10 are needed"),
