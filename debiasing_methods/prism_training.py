@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -24,10 +24,7 @@ from bias_evaluation.training_runs.prism import (
     LOSSES,
     Output,
     PrismSetting,
-    Take,
-    count_batches,
     run_training,
-    sentences_of,
     training_setting,
 )
 from debiasing_methods.training.prism import PrismHyperparameters
@@ -36,7 +33,6 @@ from safe_io.checkout import ROOT
 from safe_io.errors import InputError, run_main
 
 if TYPE_CHECKING:
-    from bias_evaluation.embedding.encoder import TextStore
     from bias_evaluation.grid.configs import Backbone, DatasetConfig
 
 _BACKBONES = ROOT / "config" / "backbones.yml"
@@ -48,10 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train the maps that the command line names; return the exit code."""
     args = build_parser().parse_args(argv)
     _check(args)
-    from bias_evaluation.embedding.engines import check_engine_options
     from bias_evaluation.grid.configs import load_dataset_config
-
-    part = check_engine_options(args)
 
     configs = [load_dataset_config(path) for path in args.config or ()]
     folder = configs[0].path.parent if configs else args.backbones_file.resolve().parent
@@ -63,51 +56,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = _settings(args, configs, folder)
     root = folder.parent
     target = args.output_dir or root / "debiasing_methods" / "prism_weights" / args.prompts
-    if args.engine == "ray":
-        _train_on_ray(sys.argv[1:] if argv is None else argv, args, backbones, settings, seeds)
-        args.overwrite = False  # what is there now was made by these tasks
     for backbone in backbones:
-        embed = _Embedder(backbone, args, args.data_root or root / "data", may_encode=part is None)
-        if args.text_only:
-            embed(sentences_of(settings, seeds, args.sampling))
-            continue
         reports = run_training(
             settings,
-            embed,
+            _embedder(backbone, args, args.data_root or root / "data"),
             Output(target, backbone.name, args.format, args.overwrite),
             seeds=seeds,
             sampling=args.sampling,
             progress=True,
-            take=part and Take(part.of, backbone.dim),
-            train=not args.join and args.engine == "local",
         )
         _print(reports)
     print(f"maps: {target}\nlosses: {target / LOSSES}")
     return 0
-
-
-def _train_on_ray(
-    argv: Sequence[str],
-    args: argparse.Namespace,
-    backbones: Sequence[Backbone],
-    settings: Sequence[PrismSetting],
-    seeds: Sequence[int],
-) -> None:
-    """Encode each backbone's sentences, then train its maps, a task for each batch of them."""
-    from bias_evaluation.embedding.engines import Call, run_calls
-
-    def call(backbone: Backbone, name: str, *more: str) -> Call:
-        arguments = [*argv, "--engine", "local", "--CLIP_model", backbone.name, *more]
-        return Call("debiasing_methods.prism_training", arguments, f"{backbone.name}, {name}")
-
-    if args.text_embeddings is None:
-        texts = [call(backbone, "sentences", "--text_only") for backbone in backbones]
-        run_calls(texts, device=args.device, what="encoding text")
-    if args.text_only:
-        return
-    parts = [(each, count_batches(settings, seeds, each.dim)) for each in backbones]
-    calls = [call(each, f"part {k}/{n}", "--shard", f"{k}/{n}") for each, n in parts for k in range(n)]
-    run_calls(calls, device="cpu", what="training")
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -205,33 +165,22 @@ def needed_text_sets(configs: Sequence[DatasetConfig], prompts: str) -> list[tup
     )
 
 
-class _Embedder:
-    """Sentences → raw embeddings; what was encoded before a kill is there after it."""
+def _embedder(
+    backbone: Backbone, args: argparse.Namespace, data_root: Path
+) -> Callable[[Sequence[str]], Tensor]:
+    """Return what embeds sentences, raw; what was encoded before a kill is kept on disk."""
+    from bias_evaluation.embedding.encoder import TextStore
 
-    def __init__(
-        self, backbone: Backbone, args: argparse.Namespace, data_root: Path, *, may_encode: bool
-    ) -> None:
-        self._backbone, self._args, self._data_root = backbone, args, data_root
-        self._may_encode = may_encode
-
-    def __call__(self, sentences: Sequence[str]) -> Tensor:
-        store = self._store()
+    def embed(sentences: Sequence[str]) -> Tensor:
+        cache = data_root / "text_embeddings"
+        store = TextStore(backbone, cache, device=args.device, given=args.text_embeddings)
         if store.given is None:
             missing = store.missing(sentences)
-            if missing and not self._may_encode:  # parts would write one file, each without the others' work
-                raise InputError(
-                    f"--shard: {len(missing)} sentences are not in {store.path}; run the command with "
-                    f"--text_only and without --shard once, then the parts"
-                )
             for start in range(0, len(missing), _ENCODED_TOGETHER):
                 store.ensure(missing[start : start + _ENCODED_TOGETHER])
         return store.embed(sentences)
 
-    def _store(self) -> TextStore:
-        from bias_evaluation.embedding.encoder import TextStore
-
-        cache = self._data_root / "text_embeddings"
-        return TextStore(self._backbone, cache, device=self._args.device, given=self._args.text_embeddings)
+    return embed
 
 
 def _print(reports: Sequence[dict[str, Any]]) -> None:
@@ -265,13 +214,6 @@ def build_parser() -> argparse.ArgumentParser:
     _add_what(parser.add_argument_group("what to train"))
     _add_training(parser.add_argument_group("training (default: as config/prism_training.yml says)"))
     _add_files(parser.add_argument_group("files"))
-    from bias_evaluation.embedding.engines import add_engine_options
-
-    text = "more than one process: parts are batches of maps (docs/scale.md)"
-    group = parser.add_argument_group(text)
-    add_engine_options(group)
-    text = "encode all sentences, and stop: once before --shard"
-    _option(group, "--text_only", action="store_true", help=text)
     return parser
 
 

@@ -24,7 +24,6 @@ from bias_evaluation.embedding.shards import parts_folder
 from bias_evaluation.grid.configs import Backbone
 from debiasing_methods import zsdebias_training
 from safe_io.errors import InputError
-from tests.bias_evaluation.training_runs.test_prism import Command, command, write_config  # noqa: F401
 from tests.bias_evaluation.training_runs.test_zsdebias import _arguments, project  # noqa: F401
 from tests.test_main_eval import World, template, world  # noqa: F401
 
@@ -229,22 +228,6 @@ def test_a_failing_task_is_one_line_and_the_others_results_stay(world: World) ->
     ):
         main_eval.main([*arguments, "--engine", "ray"])
     assert [name.rsplit("clip-", 1)[1] for name in world.results()] == ["b_vanilla.json"] * 3
-
-
-def test_prism_maps_are_the_local_ones(
-    command: Command,  # noqa: F811
-    write_config: Callable[..., str],  # noqa: F811
-    tmp_path: Path,
-) -> None:
-    training = command.root / "config" / "prism_training.yml"  # two kinds of maps: two tasks
-    training.write_text("digit_two_color: {num_samples: 20, lr: 0.01}\n" + training.read_text())
-    arguments = ["--config", write_config(), "--CLIP_model", "tiny"]
-    arguments += ["--text-embeddings", str(command.root / "text.npz")]
-    assert command(*arguments, "--output_dir", str(tmp_path / "local")) == 0
-    with one_worker_is_lost("_run_call") as lost:
-        assert command(*arguments, "--output_dir", str(tmp_path / "ray"), "--engine", "ray") == 0
-    assert lost
-    assert contents(tmp_path / "ray") == contents(tmp_path / "local") != {}
 
 
 def test_zsdebias_models_are_the_local_ones(

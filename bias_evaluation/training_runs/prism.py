@@ -22,11 +22,10 @@ import platform
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -121,21 +120,6 @@ class Output:
     overwrite: bool = False
 
 
-class Take(NamedTuple):
-    """Which batches of maps to train.
-
-    Attributes
-    ----------
-    choose : callable
-        All batches → those to train.
-    dim : int
-        Width of the embeddings, on which it depends what is trained together.
-    """
-
-    choose: Callable[[list[Any]], list[Any]]
-    dim: int
-
-
 @dataclass(frozen=True, eq=False)
 class _Map:
     """One map to train: a setting and a seed."""
@@ -186,8 +170,6 @@ def run_training(
     seeds: Sequence[int],
     sampling: str = "published",
     progress: bool = False,
-    take: Take | None = None,
-    train: bool = True,
 ) -> list[dict[str, Any]]:
     """Train the maps of some settings and seeds for one backbone; those that are done are kept.
 
@@ -202,10 +184,6 @@ def run_training(
         'published' or 'independent' (see `debiasing_methods.training.prism_sampling`).
     progress : bool
         Whether to show a progress bar.
-    take : Take, optional
-        Train some batches alone; ``losses.csv`` is then left to a run of all.
-    train : bool
-        Whether maps that are not there are trained; if not, they are an error.
 
     Returns
     -------
@@ -215,29 +193,18 @@ def run_training(
     Raises
     ------
     InputError
-        A file of another run has the name of a map, a training diverged, a map is missing, or another process
-        is training maps of this backbone for the same folder.
+        A file of another run has the name of a map, a training diverged, or another process is training maps
+        of this backbone for the same folder.
     """
-    # parts of a run write maps of their own into the one folder
-    with nullcontext() if take else exclusive(output.folder / f"prism_clip={output.backbone}"):
-        return _run(settings, embed, output, seeds, sampling, progress, take, train)
+    with exclusive(output.folder / f"prism_clip={output.backbone}"):
+        maps = [_Map(setting, seed, sampling) for setting in settings for seed in dict.fromkeys(seeds)]
+        return _run(maps, embed, output, progress)
 
 
 def _run(
-    settings: Sequence[PrismSetting],
-    embed: Callable[[Sequence[str]], Tensor],
-    output: Output,
-    seeds: Sequence[int],
-    sampling: str,
-    progress: bool,
-    take: Take | None,
-    train: bool,
+    maps: Sequence[_Map], embed: Callable[[Sequence[str]], Tensor], output: Output, progress: bool
 ) -> list[dict[str, Any]]:
-    """Do the work of `run_training`, alone in its folder with maps of this backbone, or a part of it."""
-    maps = [_Map(setting, seed, sampling) for setting in settings for seed in dict.fromkeys(seeds)]
-    if take is not None:  # whole batches, which then are the batches of these maps as well
-        mine = {one for batch in take.choose(list(_batches(maps, take.dim))) for one in batch}
-        maps = [one for one in maps if one in mine]
+    """Do the work of `run_training`, alone in its folder with maps of this backbone."""
     if not maps:
         return []
     used = {one: one.sentences() for one in maps}
@@ -248,33 +215,14 @@ def _run(
         # Whole batches, though some of their maps may be done: the same maps are always trained together.
         batches = list(_batches(maps, sentences.embeddings.shape[1]))
         todo = [batch for batch in batches if any(reports[one] is None for one in batch)]
-        if todo and not train:
-            missing = [one for one in maps if reports[one] is None]
-            raise InputError(
-                f"{len(missing)} of {len(maps)} maps are not there, the first: {_path(missing[0], output)}; "
-                f"run the parts that have them again (maps that are there are kept)"
-            )
         bar.update(len(maps) - sum(map(len, todo)))
         for trained in _in_threads(lambda batch: _train(batch, sentences), todo):
             for one, w, losses in trained:
                 if reports[one] is None:
                     reports[one] = _write(_path(one, output), w, {**facts[one], **losses})
                 bar.update()
-    if take is None:
-        write_losses(output.folder)
+    write_losses(output.folder)
     return [reports[one] for one in maps]
-
-
-def count_batches(settings: Sequence[PrismSetting], seeds: Sequence[int], dim: int) -> int:
-    """Count the batches that maps of some settings and seeds are trained in, with embeddings of width d."""
-    maps = [_Map(setting, seed, "published") for setting in settings for seed in dict.fromkeys(seeds)]
-    return len(list(_batches(maps, dim)))
-
-
-def sentences_of(settings: Sequence[PrismSetting], seeds: Sequence[int], sampling: str) -> list[str]:
-    """List the distinct sentences that the maps of some settings and seeds are trained on."""
-    maps = [_Map(setting, seed, sampling) for setting in settings for seed in dict.fromkeys(seeds)]
-    return list(dict.fromkeys(sentence for one in maps for sentence in one.sentences()))
 
 
 def _path(one: _Map, output: Output) -> Path:

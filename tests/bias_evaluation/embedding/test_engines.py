@@ -22,9 +22,8 @@ from bias_evaluation.embedding import engines
 from bias_evaluation.embedding import image_embeddings as embeddings
 from bias_evaluation.embedding.engines import Part, ray_session
 from bias_evaluation.embedding.shards import parts_folder
-from debiasing_methods import prism_training, zsdebias_training
+from debiasing_methods import zsdebias_training
 from safe_io.errors import InputError, run_main
-from tests.bias_evaluation.training_runs.test_prism import Command, command, write_config  # noqa: F401
 from tests.bias_evaluation.training_runs.test_zsdebias import _arguments, project  # noqa: F401
 from tests.test_main_eval import World, template, world  # noqa: F401
 
@@ -207,31 +206,6 @@ def test_parts_of_the_suite_write_its_results(world: World, tmp_path: Path) -> N
     assert main_eval.main([*arguments, "--shard", "0/3"]) == 0  # of two places: nothing
 
 
-def test_parts_of_prism_write_its_maps(
-    command: Command,  # noqa: F811
-    write_config: Callable[..., str],  # noqa: F811
-    tmp_path: Path,
-) -> None:
-    training = command.root / "config" / "prism_training.yml"
-    training.write_text("digit_two_color: {num_samples: 20, lr: 0.01}\n" + training.read_text())
-    arguments = ["--config", write_config(), "--CLIP_model", "tiny"]
-    given = [*arguments, "--text-embeddings", str(command.root / "text.npz")]
-    assert command(*given, "--output_dir", str(tmp_path / "whole")) == 0
-    parts = [*given, "--output_dir", str(tmp_path / "parts")]
-    assert command(*parts, "--shard", "1/2") == 0
-    with pytest.raises(InputError, match=r"2 of 4 maps are not there, the first: .*digit_one"):
-        command(*parts, "--join")
-    assert command(*parts, "--shard", "0/2") == command(*parts, "--join") == 0
-    whole, joined = (
-        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("whole", "parts")
-    )
-    assert joined == whole
-    with pytest.raises(InputError, match=r"--shard: \d+ sentences are not in .* --text_only"):
-        command(
-            *arguments, "--output_dir", str(tmp_path / "parts"), "--shard", "0/2", "--data_root", "nowhere"
-        )
-
-
 def test_parts_of_zsdebias_are_its_seeds(project: Path, tmp_path: Path) -> None:  # noqa: F811
     arguments = _arguments(project, "--seeds", 0, 1, "--output_dir", tmp_path / "models")
     assert zsdebias_training.main([*arguments, "--shard", "1/2"]) == 0
@@ -243,7 +217,7 @@ def test_parts_of_zsdebias_are_its_seeds(project: Path, tmp_path: Path) -> None:
 
 
 def test_every_command_has_the_options() -> None:
-    for module in (precompute_embeddings, main_eval, prism_training, zsdebias_training):
+    for module in (precompute_embeddings, main_eval, zsdebias_training):
         assert {"--engine", "--shard", "--join"} <= set(module.build_parser()._option_string_actions)
 
 
