@@ -773,7 +773,7 @@ def test_missing_sentences_and_other_widths_are_one_line(command: Command) -> No
     with pytest.raises(InputError, match=r"have no embedding in .*text\.npz"):
         command.single()
     np.savez(command.root / "text.npz", prompts=prompts, embeddings=embeddings[:, :3])
-    with pytest.raises(InputError, match="a backbone of width 5"):
+    with pytest.raises(InputError, match=r"a float matrix \(rows, 5\) is needed"):
         command.single()
 
 
