@@ -13,7 +13,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from fair_search.ann import build_index, open_index, set_parameters
-from fair_search.audit import Contender, audit
+from fair_search.audit import AuditedMethod, audit
 from fair_search.audit_files import means_table, write_audit
 from fair_search.audit_inputs import (
     AuditQueries,
@@ -23,11 +23,11 @@ from fair_search.audit_inputs import (
     read_metadata_rows,
 )
 from fair_search.audit_options import build_parser, checked
+from fair_search.audited_methods import load_audited_methods
 from fair_search.backbones import find_backbone
 from fair_search.bias_files import load_bias
 from fair_search.cli import chosen_backbone, warnings_as_lines
-from fair_search.contenders import load_contenders
-from fair_search.judging import Judgement
+from fair_search.judging import AuditSettings
 from fair_search.loading import weights_file
 from fair_search.query_files import take_column
 from fair_search.report.audit_report import AuditReport, Pictures
@@ -56,7 +56,7 @@ def run_audit(args: argparse.Namespace) -> int:
     labels = query_labels(metadata, args.label_column, queries, args.metadata) if args.label_column else None
     pictures = _pictures(args, metadata)
     text = _text(args)
-    contenders, left_out = load_contenders(
+    audited, left_out = load_audited_methods(
         queries.values,
         args.methods,
         text=text,
@@ -67,15 +67,15 @@ def run_audit(args: argparse.Namespace) -> int:
     )
     for name, why in left_out.items():
         print(f"left out: {name}: {why}", file=sys.stderr)
-    _check_shown(args, queries, tuple(contenders))
-    _check_width(embeddings, contenders, args.embeddings)
+    _check_shown(args, queries, tuple(audited))
+    _check_width(embeddings, audited, args.embeddings)
     with tqdm(total=len(embeddings), unit="row", desc="searching", unit_scale=True) as bar:
         found = audit(
             embeddings,
             groups,
-            contenders,
+            audited,
             queries.names,
-            Judgement(tuple(sorted(set(args.k))), args.desired, args.bootstrap, args.draws, args.seed),
+            AuditSettings(tuple(sorted(set(args.k))), args.desired, args.bootstrap, args.draws, args.seed),
             labels=labels,
             index=_index(args, embeddings),
             reference_per_group=args.reference,
@@ -87,7 +87,7 @@ def run_audit(args: argparse.Namespace) -> int:
     report = AuditReport(found, _Names(args, metadata), args.title, pictures, notes)
     options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     write_audit(
-        args.output_dir, report, digests=_digests(args, text, contenders), options=options, left_out=left_out
+        args.output_dir, report, digests=_digests(args, text, audited), options=options, left_out=left_out
     )
     _warn_unreadable(report)
     print(means_table(found))
@@ -117,8 +117,8 @@ def _check_shown(args: argparse.Namespace, queries: AuditQueries, methods: tuple
             raise unknown("method", method, methods, "--show-methods")
 
 
-def _check_width(embeddings: np.ndarray, contenders: Mapping[str, Contender], path: Path) -> None:
-    width = next(iter(contenders.values())).groups[0].queries.shape[1]
+def _check_width(embeddings: np.ndarray, audited: Mapping[str, AuditedMethod], path: Path) -> None:
+    width = next(iter(audited.values())).groups[0].queries.shape[1]
     if embeddings.shape[1] != width:
         raise InputError(
             f"{path} has width {embeddings.shape[1]}, but the queries have width {width}; images and queries "

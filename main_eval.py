@@ -19,13 +19,13 @@ from bias_evaluation.grid.flat_configs import load_configs
 from bias_evaluation.grid.plan import ResultKey, RunOptions, Selection, State, check_selection, plan
 from bias_evaluation.suite.evaluate import batches, evaluate
 from bias_evaluation.suite.results import differences, write_records
-from bias_evaluation.suite.workspace import Memo, Workspace
+from bias_evaluation.suite.workspace import SharedCache, Workspace
 from safe_io.errors import InputError, run_main
 from safe_io.locks import claim, remove_abandoned
 
 
 @dataclass(frozen=True)
-class Item:
+class PlannedResult:
     """One result of the grid: what it is, where it stands, and what computes it."""
 
     key: ResultKey
@@ -109,7 +109,7 @@ def run_options(args: argparse.Namespace, config: DatasetConfig) -> RunOptions:
     )
 
 
-def make_grid(args: argparse.Namespace, part: Part | None = None) -> list[Item]:
+def make_grid(args: argparse.Namespace, part: Part | None = None) -> list[PlannedResult]:
     """List the results of the configs that the selectors allow, or those of a part, each with its state."""
     if args.retrieval_k is not None and args.retrieval_k < 1:
         raise InputError(f"--retrieval-k must be at least 1, got {args.retrieval_k}")
@@ -121,9 +121,9 @@ def make_grid(args: argparse.Namespace, part: Part | None = None) -> list[Item]:
     planned = [(config, key) for config in configs for key in plan(config, selection)]
     check_plan(planned, args.text_embeddings)
     if part:
-        mine = part.of(places(key for _, key in planned))
+        mine = part.select(places(key for _, key in planned))
         planned = [(config, key) for config, key in planned if place_of(key) in mine]
-    memo, workspaces, grid = Memo(), {}, []
+    shared, workspaces, grid = SharedCache(), {}, []
     for config, key in planned:
         options = run_options(args, config)
         folder = config.folder
@@ -131,8 +131,8 @@ def make_grid(args: argparse.Namespace, part: Part | None = None) -> list[Item]:
             folder = Path(folder).name
         place = (config.path, folder, key.backbone, options)
         if place not in workspaces:
-            workspaces[place] = Workspace(replace(config, folder=folder), key.backbone, options, memo)
-        grid.append(Item(key, workspaces[place].state(key), workspaces[place]))
+            workspaces[place] = Workspace(replace(config, folder=folder), key.backbone, options, shared)
+        grid.append(PlannedResult(key, workspaces[place].state(key), workspaces[place]))
     return grid
 
 
@@ -164,7 +164,7 @@ def check_plan(planned: Sequence[tuple[DatasetConfig, ResultKey]], text_embeddin
             )
 
 
-def print_grid(grid: list[Item]) -> None:
+def print_grid(grid: list[PlannedResult]) -> None:
     """Print one line a result: its name and its state."""
     width = max(len(item.key.stem) for item in grid)
     for item in grid:
@@ -173,7 +173,7 @@ def print_grid(grid: list[Item]) -> None:
     print(f"{len(grid)} results: " + ", ".join(f"{kinds.count(k)} {k}" for k in dict.fromkeys(kinds)))
 
 
-def select_work(grid: list[Item], *, overwrite: bool, skip_missing: bool) -> list[Item]:
+def select_work(grid: list[PlannedResult], *, overwrite: bool, skip_missing: bool) -> list[PlannedResult]:
     """Choose what to compute; raise where something is missing or was made from other inputs."""
     lacking = [item for item in grid if item.state.kind == "lacks"]
     for line in dict.fromkeys(chain.from_iterable(item.state.missing for item in lacking)):
@@ -193,7 +193,7 @@ def select_work(grid: list[Item], *, overwrite: bool, skip_missing: bool) -> lis
     return [item for item in grid if item.state.kind in kinds]
 
 
-def compute(batch: Sequence[Item]) -> int:
+def compute(batch: Sequence[PlannedResult]) -> int:
     """Compute and write the results of a batch of one workspace; returns how many.
 
     Those that another run is at, or has written meanwhile, are left out.
@@ -208,7 +208,7 @@ def compute(batch: Sequence[Item]) -> int:
     return len(ours)
 
 
-def _written_meanwhile(item: Item) -> bool:
+def _written_meanwhile(item: PlannedResult) -> bool:
     if item.state.kind != "to do" or not item.path.is_file():
         return False
     if changed := differences(item.path, item.workspace.digests(item.key)):
@@ -219,13 +219,13 @@ def _written_meanwhile(item: Item) -> bool:
     return True
 
 
-def run(work: list[Item]) -> int:
+def run(work: list[PlannedResult]) -> int:
     """Compute and write results, workspace by workspace; returns how many.
 
     Labels, folds and K are checked for all workspaces before anything is written, embeddings and weights for
     each workspace before its own results are.
     """
-    parts: dict[Workspace, list[Item]] = {}
+    parts: dict[Workspace, list[PlannedResult]] = {}
     for item in work:
         parts.setdefault(item.workspace, []).append(item)
     for workspace, part in parts.items():
@@ -243,7 +243,7 @@ def run(work: list[Item]) -> int:
     return computed
 
 
-def encode_text(work: list[Item]) -> None:
+def encode_text(work: list[PlannedResult]) -> None:
     """Encode and keep the prompts of some results, in the order in which `run` would."""
     parts: dict[Workspace, list[ResultKey]] = {}
     for item in work:
@@ -252,7 +252,9 @@ def encode_text(work: list[Item]) -> None:
         workspace.ensure_text(keys)
 
 
-def run_on_ray(argv: Sequence[str], args: argparse.Namespace, grid: list[Item], work: list[Item]) -> None:
+def run_on_ray(
+    argv: Sequence[str], args: argparse.Namespace, grid: list[PlannedResult], work: list[PlannedResult]
+) -> None:
     """Compute results as Ray tasks, one for each dataset and backbone, after the text of each backbone."""
     wanted = {place_of(item.key): item.key for item in work}
     if args.text_embeddings is None:
@@ -271,7 +273,7 @@ def run_on_ray(argv: Sequence[str], args: argparse.Namespace, grid: list[Item], 
     run_calls(calls, device=args.device, what="evaluating")
 
 
-def check_all_done(work: list[Item], n: int) -> None:
+def check_all_done(work: list[PlannedResult], n: int) -> None:
     """Raise where results are still to be computed."""
     if work:
         raise InputError(

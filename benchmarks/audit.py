@@ -28,8 +28,8 @@ from tqdm import tqdm
 from benchmarks.sem_scoring import peak_mib
 from debiasing_methods.base import QueryGroup, Vanilla
 from debiasing_methods.projections import OrthProj, PrismMini
-from fair_search.audit import Contender, Groups, audit
-from fair_search.judging import Judgement
+from fair_search.audit import AuditedMethod, Groups, audit
+from fair_search.judging import AuditSettings
 from safe_io.arrays import read_matrix
 from safe_io.errors import InputError, run_main
 from safe_io.files import write_json
@@ -73,15 +73,15 @@ def run_audit(path: Path, draws: int) -> dict[str, Any]:
     groups = [
         QueryGroup(query[None], name=f"query {i}", spurious=spurious) for i, query in enumerate(queries)
     ]
-    contenders = {method.name: Contender(method, groups) for method in (Vanilla(), OrthProj(), PrismMini())}
+    audited = {method.name: AuditedMethod(method, groups) for method in (Vanilla(), OrthProj(), PrismMini())}
     start = time.perf_counter()
     with tqdm(total=rows, unit="row", unit_scale=True, desc="searching") as bar:
         found = audit(
             embeddings,
             Groups("group", tuple(map(str, range(CLASSES))), group_codes(rows)),
-            contenders,
+            audited,
             [group.name for group in groups],
-            Judgement(draws=draws),
+            AuditSettings(draws=draws),
             progress=bar.update,
         )
     seconds = time.perf_counter() - start

@@ -19,7 +19,7 @@ import numpy as np
 
 from fair_search.bootstrap import list_length
 from fair_search.fairness_metrics import FAIRNESS
-from fair_search.judging import RANDOM_ORDER, Judgement, Lists, judge
+from fair_search.judging import RANDOM_ORDER, AuditSettings, RankedLists, judge
 from safe_io.errors import run_main
 from safe_io.files import write_json
 
@@ -38,13 +38,13 @@ def simulate(
 ) -> dict[str, dict[str, float]]:
     """Simulate one world; metric → coverage, mean and mean in random order."""
     random = np.random.default_rng(args.seed)
-    how = Judgement(ks=(args.k,), draws=args.draws)
+    settings = AuditSettings(ks=(args.k,), draws=args.draws)
     found, chance = [], []
     for _ in range(args.simulations):
         codes = random.choice(len(shares), args.images, p=shares)
         scores = random.normal(size=args.images) + np.asarray(advantage)[codes]
         rows = np.argsort(-scores)[: list_length(args.k, args.images)][None, None]
-        table = judge(Lists(("search",), ("query",), rows, codes[rows]), codes, len(shares), how)
+        table = judge(RankedLists(("search",), ("query",), rows, codes[rows]), codes, len(shares), settings)
         means = table[table["scope"] == "mean"].set_index(["method", "metric"])
         found.append(means.loc["search"].loc[list(FAIRNESS), ["value", "low", "high"]].to_numpy(float))
         chance.append(means.loc[RANDOM_ORDER].loc[list(FAIRNESS), "value"].to_numpy(float))

@@ -26,7 +26,7 @@ from bias_evaluation.datasets.folder import (
 from bias_evaluation.datasets.metadata import METADATA
 from bias_evaluation.grid.configs import DatasetConfig, load_dataset_config
 from bias_evaluation.grid.plan import ResultKey, RunOptions, Selection, plan
-from bias_evaluation.suite.workspace import Memo, Workspace
+from bias_evaluation.suite.workspace import SharedCache, Workspace
 from bias_evaluation.weights.read import PRISM_MAP
 from debiasing_methods.registry import get_method
 from debiasing_methods.sae import SparseAutoencoder
@@ -67,7 +67,7 @@ def make_world(root: Path, selection: Selection, datasets: Sequence[str], sizes:
         Images of each dataset.
     """
     shutil.copytree(PROJECT_CONFIG, root / "config", dirs_exist_ok=True)
-    memo = Memo()
+    shared = SharedCache()
     for path in config_paths(root):
         if path.stem not in datasets:
             continue
@@ -76,7 +76,7 @@ def make_world(root: Path, selection: Selection, datasets: Sequence[str], sizes:
         options = run_options(root, config)
         _write_labels(config, options.data_root / config.folder, sizes[path.stem])
         for key in tqdm(keys, desc=f"preparing {path.stem}", unit="result"):
-            workspace = memo.get(
+            workspace = shared.get(
                 (path, key.backbone), lambda c=config, k=key, o=options: Workspace(c, k.backbone, o)
             )
             _write_images(workspace, sizes[path.stem])
@@ -186,12 +186,12 @@ def _write_sentences(workspace: Workspace, sentences: Iterable[str]) -> None:
 
 
 def _all_keys(root: Path, selection: Selection) -> Iterator[tuple[Workspace, ResultKey]]:
-    memo = Memo()
+    shared = SharedCache()
     for path in config_paths(root):
         config = load_dataset_config(path)
         options = run_options(root, config)
         for backbone in config.backbones.values():
             if selection.backbones is None or backbone.name in selection.backbones:
-                workspace = Workspace(config, backbone, options, memo)
+                workspace = Workspace(config, backbone, options, shared)
                 only = Selection(backbones=[backbone.name], methods=selection.methods)
                 yield from ((workspace, key) for key in plan(config, only))

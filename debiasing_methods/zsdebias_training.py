@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     configs = list(dict.fromkeys(configs))
     if args.engine == "ray":
         return _train_on_ray(sys.argv[1:] if argv is None else argv, args.device, configs)
-    configs = configs if part is None else part.of(configs)
+    configs = configs if part is None else part.select(configs)
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no usable CUDA device; use --device cpu")
     from bias_evaluation.grid.configs import get_backbone

@@ -17,7 +17,7 @@ from debiasing_methods.base import DebiasingMethod, QueryGroup, ReferenceImages
 from debiasing_methods.linalg import unit
 from fair_search.bootstrap import list_length
 from fair_search.index_shift import compare_index
-from fair_search.judging import Judgement, Lists, judge
+from fair_search.judging import AuditSettings, RankedLists, judge
 from fair_search.ranking import CHUNK_ROWS, Scorer, TopLists, rank_images
 from safe_io.arrays import check_rows, float_rows
 from safe_io.errors import InputError
@@ -26,7 +26,7 @@ REFERENCE_PER_GROUP = 1000
 
 
 @dataclass(frozen=True, eq=False)
-class Contender:
+class AuditedMethod:
     """A method with its queries, one group a query.
 
     Attributes
@@ -88,13 +88,13 @@ class Audit:
     ----------
     table : pandas.DataFrame
         See `judging.judge`.
-    lists : Lists
+    lists : RankedLists
         The lists of all methods.
     groups : Groups
         As given.
     counts : ndarray of shape (C,)
         Images of each group that could be retrieved.
-    how : Judgement
+    settings : AuditSettings
         How the lists were judged.
     reference_rows : ndarray of shape (n,), int64
         Rows that were kept apart as labelled reference images; empty where no method needs them.
@@ -105,10 +105,10 @@ class Audit:
     """
 
     table: pd.DataFrame
-    lists: Lists
+    lists: RankedLists
     groups: Groups
     counts: np.ndarray
-    how: Judgement
+    settings: AuditSettings
     reference_rows: np.ndarray
     approximate: pd.DataFrame | None = None
     skipped_by_index: tuple[str, ...] = ()
@@ -117,9 +117,9 @@ class Audit:
 def audit(
     embeddings: np.ndarray,
     groups: Groups,
-    contenders: Mapping[str, Contender],
+    audited: Mapping[str, AuditedMethod],
     queries: Sequence[str],
-    how: Judgement | None = None,
+    settings: AuditSettings | None = None,
     *,
     labels: QueryLabels | None = None,
     index: Any = None,
@@ -137,11 +137,11 @@ def audit(
         Image embeddings as stored, float16 or float32; may be memory-mapped and of any size.
     groups : Groups
         Group of each image.
-    contenders : mapping
+    audited : mapping
         Name → method with its queries. The first is what the others are compared with.
     queries : sequence of str
         Names of the Q queries, all different.
-    how : Judgement, optional
+    settings : AuditSettings, optional
         K, desired shares, bootstrap.
     labels : QueryLabels, optional
         Where they are given, precision is judged too.
@@ -172,19 +172,19 @@ def audit(
     ValueError
         Lengths do not go together.
     """
-    how = how or Judgement()
-    _check_lengths(embeddings, groups, contenders, queries)
+    settings = settings or AuditSettings()
+    _check_lengths(embeddings, groups, audited, queries)
     reference = np.empty(0, np.int64)
-    if any(contender.method.needs_reference for contender in contenders.values()):
-        reference = draw_reference(groups, reference_per_group, how.seed)
+    if any(each.method.needs_reference for each in audited.values()):
+        reference = draw_reference(groups, reference_per_group, settings.seed)
     keep = groups.codes >= 0
     keep[reference] = False
-    counts = _check_counts(groups, keep, how, len(reference))
-    scorers = make_scorers(embeddings, groups, contenders, reference, device, source)
+    counts = _check_counts(groups, keep, settings, len(reference))
+    scorers = make_scorers(embeddings, groups, audited, reference, device, source)
     found = rank_images(
         embeddings,
         scorers,
-        list_length(max(how.ks), int(keep.sum())),
+        list_length(max(settings.ks), int(keep.sum())),
         keep=None if keep.all() else keep,
         chunk_rows=chunk_rows,
         source=source,
@@ -192,14 +192,14 @@ def audit(
         progress=progress,
     )
     lists = make_lists(found, groups.codes, queries, labels)
-    table = judge(lists, groups.codes[keep], len(groups.classes), how)
+    table = judge(lists, groups.codes[keep], len(groups.classes), settings)
     approximate, skipped = None, ()
     if index is not None:
         approximate = compare_index(
-            index, scorers, lists, groups.codes, keep, how, None if labels is None else labels.relevant
+            index, scorers, lists, groups.codes, keep, settings, None if labels is None else labels.relevant
         )
         skipped = tuple(name for name, s in scorers.items() if s.method.changes_images)
-    return Audit(table, lists, groups, counts, how, reference, approximate, skipped)
+    return Audit(table, lists, groups, counts, settings, reference, approximate, skipped)
 
 
 def draw_reference(groups: Groups, per_group: int, seed: int) -> np.ndarray:
@@ -221,7 +221,7 @@ def draw_reference(groups: Groups, per_group: int, seed: int) -> np.ndarray:
 def make_scorers(
     embeddings: np.ndarray,
     groups: Groups,
-    contenders: Mapping[str, Contender],
+    audited: Mapping[str, AuditedMethod],
     reference: np.ndarray,
     device: str = "cpu",
     source: str = "embeddings",
@@ -232,7 +232,7 @@ def make_scorers(
     ----------
     embeddings : ndarray of shape (N, d)
     groups : Groups
-    contenders : mapping
+    audited : mapping
     reference : ndarray of shape (n,), int64
         Rows of the labelled reference images, for the methods that need them.
     device : str
@@ -262,39 +262,39 @@ def make_scorers(
             torch.arange(len(reference), device=device)[None],
         )
     scorers = {}
-    for name, contender in contenders.items():
-        method = contender.method
-        text = method.debias_text(contender.groups, labelled if method.needs_reference else None)
+    for name, each in audited.items():
+        method = each.method
+        text = method.debias_text(each.groups, labelled if method.needs_reference else None)
         if method.needs_reference:
             text = [folds[0] for folds in text]
-        scorers[name] = Scorer(method, text, method.image_transform(contender.groups))
+        scorers[name] = Scorer(method, text, method.image_transform(each.groups))
     return scorers
 
 
 def make_lists(
     found: Mapping[str, TopLists], codes: np.ndarray, queries: Sequence[str], labels: QueryLabels | None
-) -> Lists:
+) -> RankedLists:
     """Put the lists of all methods together with groups and labels."""
     rows = np.stack([lists.rows for lists in found.values()])
     relevant = None if labels is None else labels.relevant(rows)
-    return Lists(tuple(found), tuple(queries), rows, codes[rows], relevant)
+    return RankedLists(tuple(found), tuple(queries), rows, codes[rows], relevant)
 
 
 def _check_lengths(
-    embeddings: np.ndarray, groups: Groups, contenders: Mapping[str, Contender], queries: Sequence[str]
+    embeddings: np.ndarray, groups: Groups, audited: Mapping[str, AuditedMethod], queries: Sequence[str]
 ) -> None:
-    if not contenders or not queries:
+    if not audited or not queries:
         raise ValueError("an audit needs at least one method and one query")
     if len(set(queries)) != len(queries):
         raise ValueError("names of queries must differ")
     if groups.codes.shape != (len(embeddings),):
         raise ValueError(f"{len(embeddings)} embeddings have group codes of shape {groups.codes.shape}")
-    for name, contender in contenders.items():
-        if sum(len(group.queries) for group in contender.groups) != len(queries):
+    for name, each in audited.items():
+        if sum(len(group.queries) for group in each.groups) != len(queries):
             raise ValueError(f"the groups of '{name}' do not hold {len(queries)} queries")
 
 
-def _check_counts(groups: Groups, keep: np.ndarray, how: Judgement, n_reference: int) -> np.ndarray:
+def _check_counts(groups: Groups, keep: np.ndarray, settings: AuditSettings, n_reference: int) -> np.ndarray:
     counts = np.bincount(groups.codes[keep], minlength=len(groups.classes))
     if len(groups.classes) < 2:
         raise InputError(
@@ -305,8 +305,8 @@ def _check_counts(groups: Groups, keep: np.ndarray, how: Judgement, n_reference:
             f"group '{groups.classes[int(counts.argmin())]}' of '{groups.attribute}' has no image"
         )
     apart = f" (beside {n_reference} kept apart as labelled reference)" if n_reference else ""
-    if min(how.ks) < 1 or max(how.ks) > counts.sum():
-        wrong = max(how.ks) if max(how.ks) > counts.sum() else min(how.ks)
+    if min(settings.ks) < 1 or max(settings.ks) > counts.sum():
+        wrong = max(settings.ks) if max(settings.ks) > counts.sum() else min(settings.ks)
         raise InputError(
             f"K = {wrong} images cannot be retrieved from {counts.sum()}{apart}; choose K between 1 and "
             f"{counts.sum()}"

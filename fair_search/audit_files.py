@@ -67,7 +67,7 @@ def _write_csv(path: Path, table: pd.DataFrame) -> None:
 def retrieved(report: AuditReport) -> pd.DataFrame:
     """List what each method retrieves: method, query, rank, row, id and group."""
     lists, names = report.audit.lists, report.names
-    top = max(report.audit.how.ks)
+    top = max(report.audit.settings.ks)
     index = pd.MultiIndex.from_product(
         [lists.methods, lists.queries, range(1, top + 1)], names=["method", "query", "rank"]
     )
@@ -91,7 +91,7 @@ def summary(found: Audit) -> dict[str, Any]:
         "reference_images": len(found.reference_rows),
         "queries": list(found.lists.queries),
         "methods": list(found.lists.methods),
-        "measurement": asdict(found.how),
+        "measurement": asdict(found.settings),
         "means": _records(means),
         "faiss": None if found.approximate is None else _records(found.approximate),
         "versions": versions("fair_search"),
@@ -105,7 +105,7 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def means_table(found: Audit) -> str:
     """Write the means at the largest K with their intervals as lines for a terminal."""
-    k = max(found.how.ks)
+    k = max(found.settings.ks)
     table = found.table
     means = table[(table["scope"] == "mean") & (table["k"] == k)].set_index(["method", "metric"])
     metrics = found.lists.metrics

@@ -225,7 +225,7 @@ def _read(document: Any, where: str) -> BiasFile:
     description, diverse = read_attribute(prompt_folder(), like, attribute) if like else ({}, ())
     description = {
         **description,
-        **{key: top.any(key) for key in ("classes", "templates", "own") if key in top},
+        **{key: top.take_any(key) for key in ("classes", "templates", "own") if key in top},
     }
     if "classes" not in description:
         raise InputError(f"{where}: the key 'classes' is missing")
@@ -233,7 +233,7 @@ def _read(document: Any, where: str) -> BiasFile:
         diverse = read_diverse(top.section("diverse", {"include": "diverse.yml"}), prompt_folder())
     if not diverse:
         raise InputError(f"{where}: 'diverse' must hold sentences: give 'frames', or leave it out")
-    given = {kind: top.any(kind) for kind in KINDS if kind in top}
+    given = {kind: top.take_any(kind) for kind in KINDS if kind in top}
     top.finish()
     _check_size([given, description], where)
     words = {"{noun}": noun, "{a_noun}": article(noun)}

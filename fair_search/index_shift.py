@@ -15,7 +15,7 @@ import torch
 
 from debiasing_methods.linalg import unit
 from fair_search.ann import search_index
-from fair_search.judging import Judgement, Lists, evaluate
+from fair_search.judging import AuditSettings, RankedLists, evaluate
 from fair_search.ranking import Scorer
 from safe_io.errors import InputError
 
@@ -25,10 +25,10 @@ COLUMNS = ("method", "k", "metric", "recall", "exact", "approximate", "shift", "
 def compare_index(
     index: Any,
     scorers: Mapping[str, Scorer],
-    exact: Lists,
+    exact: RankedLists,
     codes: np.ndarray,
     keep: np.ndarray,
-    how: Judgement,
+    settings: AuditSettings,
     relevant: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> pd.DataFrame:
     """Say how far approximate retrieval moves each metric, for the methods that change text alone.
@@ -39,13 +39,13 @@ def compare_index(
         Of the normalised rows of the embeddings.
     scorers : mapping
         Name of a method → what scores for it.
-    exact : Lists
+    exact : RankedLists
         The exact lists of all methods.
     codes : ndarray of shape (N,), integer
         Group of each image.
     keep : ndarray of shape (N,), bool
         Rows that may be retrieved.
-    how : Judgement
+    settings : AuditSettings
     relevant : callable, optional
         Rows ``(…, Q, L)`` → whether each has its query's label.
 
@@ -73,17 +73,18 @@ def compare_index(
     for name in names:
         text = unit(torch.cat(list(scorers[name].text)).float()).cpu().numpy()
         one = exact.methods.index(name)
-        for k in how.ks:  # a search for more images may look further, so its first K are not a search for K
+        # a search for more images may look further, so its first K are not a search for K
+        for k in settings.ks:
             approximate = search_index(index, text, k, may_be_found)
             trio = np.stack([exact.rows[0, :, :k], exact.rows[one, :, :k], approximate])
             found = None if relevant is None else relevant(trio)
-            lists = Lists(("first", "exact", "approximate"), exact.queries, trio, codes[trio], found)
-            values = evaluate(lists, None, population, replace(how, ks=(k,)))
+            lists = RankedLists(("first", "exact", "approximate"), exact.queries, trio, codes[trio], found)
+            values = evaluate(lists, None, population, replace(settings, ks=(k,)))
             rows += [(name, *row) for row in _shifts(lists, values, (k,))]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _shifts(lists: Lists, values: np.ndarray, ks: Sequence[int]) -> Iterator[tuple[object, ...]]:
+def _shifts(lists: RankedLists, values: np.ndarray, ks: Sequence[int]) -> Iterator[tuple[object, ...]]:
     """Compare lists 1 (exact) and 2 (approximate) by their values ``(metrics, 3, Q, len(ks))``."""
     for i, k in enumerate(ks):
         exact, approximate = lists.rows[1, :, :k], lists.rows[2, :, :k]

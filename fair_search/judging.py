@@ -29,7 +29,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Judgement:
+class AuditSettings:
     """How lists are judged.
 
     Attributes
@@ -59,7 +59,7 @@ class Judgement:
 
 
 @dataclass(frozen=True, eq=False)
-class Lists:
+class RankedLists:
     """The lists of all methods, with what is known of the images in them.
 
     Attributes
@@ -97,53 +97,53 @@ class Lists:
 
 
 def evaluate(
-    lists: Lists, positions: np.ndarray | None, population: np.ndarray, how: Judgement
+    lists: RankedLists, positions: np.ndarray | None, population: np.ndarray, settings: AuditSettings
 ) -> np.ndarray:
     """Judge lists, or what a bootstrap draw makes of them.
 
     Parameters
     ----------
-    lists : Lists
+    lists : RankedLists
     positions : ndarray of shape (M, Q, K_max), integer, or None
         Which positions of the old lists stand at the top of the new ones; None: the lists themselves.
     population : ndarray of shape (C,)
         Share of each group among all images.
-    how : Judgement
+    settings : AuditSettings
 
     Returns
     -------
     ndarray of shape (metrics, M, Q, len(ks)), float64
-        In the order of `Lists.metrics`.
+        In the order of `RankedLists.metrics`.
     """
-    top = max(how.ks)
+    top = max(settings.ks)
 
     def chosen(values: np.ndarray) -> np.ndarray:
         return values[..., :top] if positions is None else np.take_along_axis(values, positions, axis=-1)
 
-    found = fairness_at(chosen(lists.codes), how.shares(population), population, how.ks)
+    found = fairness_at(chosen(lists.codes), settings.shares(population), population, settings.ks)
     if lists.relevant is not None:
         relevant = chosen(lists.relevant)
-        found["precision"] = np.stack([relevant[..., :k].mean(-1) for k in how.ks], -1)
+        found["precision"] = np.stack([relevant[..., :k].mean(-1) for k in settings.ks], -1)
     in_first = chosen(lists.first_positions)
     last = in_first[0]  # the first method's own positions: its K-th is where its list ends
-    shared = [(in_first[..., :k] <= last[:, k - 1, None]).mean(-1) for k in how.ks]
+    shared = [(in_first[..., :k] <= last[:, k - 1, None]).mean(-1) for k in settings.ks]
     found["overlap"] = np.stack(shared, -1)
     return np.stack([found[name] for name in lists.metrics])
 
 
-def judge(lists: Lists, codes: np.ndarray, n_groups: int, how: Judgement) -> pd.DataFrame:
+def judge(lists: RankedLists, codes: np.ndarray, n_groups: int, settings: AuditSettings) -> pd.DataFrame:
     """Judge the lists of all methods side by side.
 
     Parameters
     ----------
-    lists : Lists
-        The first method is what the others are compared with. Lists are longer than K (see
+    lists : RankedLists
+        The first method is what the others are compared with. RankedLists are longer than K (see
         `bootstrap.list_length`), or hold all images.
     codes : ndarray of shape (N,), integer
         Group of every image that can be retrieved.
     n_groups : int
         C; every group has an image.
-    how : Judgement
+    settings : AuditSettings
 
     Returns
     -------
@@ -153,22 +153,22 @@ def judge(lists: Lists, codes: np.ndarray, n_groups: int, how: Judgement) -> pd.
         `high`: 95 % intervals. Last the random order: its mean, and where 95 % of random orders lie.
     """
     counts = np.bincount(codes, minlength=n_groups)
-    values = evaluate(lists, None, counts / counts.sum(), how)
-    draws = np.stack(list(_draws(lists, counts, how)))  # (B, metrics, M, Q, ks)
+    values = evaluate(lists, None, counts / counts.sum(), settings)
+    draws = np.stack(list(_draws(lists, counts, settings)))  # (B, metrics, M, Q, ks)
     low, high = _intervals(lists, draws, values)
     means = values.mean(axis=2)
     mean_draws = draws.mean(axis=3)
-    if how.bootstrap == "queries":
-        chosen = query_draws(values.shape[2], draws=how.draws, seed=how.seed)
+    if settings.bootstrap == "queries":
+        chosen = query_draws(values.shape[2], draws=settings.draws, seed=settings.seed)
         mean_draws = np.stack([values[:, :, drawn].mean(axis=2) for drawn in chosen])
     mean_low, mean_high = _intervals(lists, mean_draws, means)
     differences = means - means[:, :1]
     difference_low, difference_high = interval(mean_draws - mean_draws[:, :, :1], differences)
     frames = [
-        _frame(lists, how.ks, "query", value=values, low=low, high=high),
+        _frame(lists, settings.ks, "query", value=values, low=low, high=high),
         _frame(
             lists,
-            how.ks,
+            settings.ks,
             "mean",
             value=means[:, :, None],
             low=mean_low[:, :, None],
@@ -177,7 +177,7 @@ def judge(lists: Lists, codes: np.ndarray, n_groups: int, how: Judgement) -> pd.
             difference_low=difference_low[:, :, None],
             difference_high=difference_high[:, :, None],
         ),
-        _random_frame(lists, codes, counts / counts.sum(), how),
+        _random_frame(lists, codes, counts / counts.sum(), settings),
     ]
     table = pd.concat(frames, ignore_index=True)
     first = (table["method"] == lists.methods[0]) | (table["method"] == RANDOM_ORDER)
@@ -185,24 +185,24 @@ def judge(lists: Lists, codes: np.ndarray, n_groups: int, how: Judgement) -> pd.
     return table[list(COLUMNS)]
 
 
-def _draws(lists: Lists, counts: np.ndarray, how: Judgement) -> Iterator[np.ndarray]:
+def _draws(lists: RankedLists, counts: np.ndarray, settings: AuditSettings) -> Iterator[np.ndarray]:
     """Metrics of each bootstrap draw of images, float32."""
     shape = lists.rows.shape
     flat = (lists.rows.reshape(-1, shape[2]), lists.codes.reshape(-1, shape[2]))
-    top = max(how.ks)
-    for positions, drawn in image_draws(*flat, counts, top, draws=how.draws, seed=how.seed):
+    top = max(settings.ks)
+    for positions, drawn in image_draws(*flat, counts, top, draws=settings.draws, seed=settings.seed):
         positions = positions.reshape(*shape[:2], top)
-        yield evaluate(lists, positions, drawn / drawn.sum(), how).astype(np.float32)
+        yield evaluate(lists, positions, drawn / drawn.sum(), settings).astype(np.float32)
 
 
-def _intervals(lists: Lists, draws: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _intervals(lists: RankedLists, draws: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Intervals of values ``(metrics, …)``, each within the bounds of its metric."""
     pairs = [interval(draws[:, i], values[i], METRICS[name].bounds) for i, name in enumerate(lists.metrics)]
     low, high = (np.stack(ends) for ends in zip(*pairs, strict=True))
     return low, high
 
 
-def _frame(lists: Lists, ks: Sequence[int], scope: str, **columns: np.ndarray) -> pd.DataFrame:
+def _frame(lists: RankedLists, ks: Sequence[int], scope: str, **columns: np.ndarray) -> pd.DataFrame:
     """Make a tidy table of arrays ``(metrics, M, Q or 1, len(ks))``."""
     queries = lists.queries if scope == "query" else ("",)
     names = ("metric", "method", "query", "k")
@@ -213,14 +213,16 @@ def _frame(lists: Lists, ks: Sequence[int], scope: str, **columns: np.ndarray) -
     return table.sort_values("place", kind="stable").drop(columns="place")
 
 
-def _random_frame(lists: Lists, codes: np.ndarray, population: np.ndarray, how: Judgement) -> pd.DataFrame:
-    shares = how.shares(population)
+def _random_frame(
+    lists: RankedLists, codes: np.ndarray, population: np.ndarray, settings: AuditSettings
+) -> pd.DataFrame:
+    shares = settings.shares(population)
     found: Mapping[str, np.ndarray] = random_order(
-        codes, len(lists.queries), shares, population, how.ks, draws=RANDOM_DRAWS, seed=how.seed
+        codes, len(lists.queries), shares, population, settings.ks, draws=RANDOM_DRAWS, seed=settings.seed
     )
     rows = [
         (RANDOM_ORDER, "mean", "", k, name, draws[:, i].mean(), *np.percentile(draws[:, i], [2.5, 97.5]))
         for name, draws in found.items()
-        for i, k in enumerate(how.ks)
+        for i, k in enumerate(settings.ks)
     ]
     return pd.DataFrame(rows, columns=COLUMNS[:8])

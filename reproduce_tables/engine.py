@@ -167,8 +167,8 @@ def _read_tables(path: Path) -> tuple[dict[str, Measure], dict[str, Any]]:
     document = Section(read_yaml(path, "table description"), str(path))
     measures = document.section("measures", {})
     found = {name: _measure(name, measures.section(name)) for name in measures}
-    document.any("axes", None)
-    document.any("methods", None)
+    document.take_any("axes", None)
+    document.take_any("methods", None)
     tables = document.take("tables", dict)
     document.finish()
     return found, {str(name): keys for name, keys in tables.items()}

@@ -163,7 +163,7 @@ class Section:
         InputError
             The key is missing, or its value has another type.
         """
-        value = self.any(key, default)
+        value = self.take_any(key, default)
         if value is default and default is not _MISSING:
             return value
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -172,7 +172,7 @@ class Section:
             raise InputError(f"{self.where}: '{key}' must be {_TYPE_NAMES[kind]}, found {describe(value)}")
         return value
 
-    def any(self, key: str, default: Any = _MISSING) -> Any:
+    def take_any(self, key: str, default: Any = _MISSING) -> Any:
         """Take a value of whatever type."""
         self._known.append(key)
         if key in self._left:
@@ -183,7 +183,7 @@ class Section:
 
     def section(self, key: str, default: Any = _MISSING) -> Section:
         """Take a nested mapping."""
-        return Section(self.any(key, default), f"{self.where}: {key}")
+        return Section(self.take_any(key, default), f"{self.where}: {key}")
 
     def choice(self, key: str, allowed: Sequence[str], default: Any = _MISSING) -> str:
         """Take a text that must be one of a few."""

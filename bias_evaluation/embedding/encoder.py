@@ -128,7 +128,7 @@ def _register_model(backbone: Backbone) -> str:
     path = Path(backbone.open_clip)
     config = Section(read_json(path, f"model config of backbone '{backbone.name}'"), str(path))
     for key in ("embed_dim", "vision_cfg", "text_cfg"):
-        config.any(key)  # open_clip would pass over a file without them in silence
+        config.take_any(key)  # open_clip would pass over a file without them in silence
     open_clip.add_model_config(path)
     return path.stem
 

@@ -44,7 +44,7 @@ class Part(NamedTuple):
     index: int
     count: int
 
-    def of(self, items: Sequence[T]) -> list[T]:
+    def select(self, items: Sequence[T]) -> list[T]:
         """Choose this part's items: a block of neighbours; blocks differ by one item at most."""
         start, stop = (len(items) * k // self.count for k in (self.index, self.index + 1))
         return list(items[start:stop])

@@ -132,7 +132,7 @@ def embed_dataset(
         if part is None and run.finish_killed():
             return run.target
         shards = run.shards(shared=part is not None)
-        mine = shards.all() if part is None else part.of(shards.all())
+        mine = shards.all() if part is None else part.select(shards.all())
         shards.forget_unreadable(mine)
         todo = sorted(set(shards.todo()) & set(mine), key=lambda rows: rows.start)
         images, n = run.images(encoder.preprocess), sum(map(len, mine))

@@ -489,7 +489,7 @@ def _is_plain(value: Any) -> bool:
 def _query_labels(section: Section) -> dict[str, tuple[str, Any]]:
     labels = {}
     for query in section:
-        entry = section.any(query)
+        entry = section.take_any(query)
         if not isinstance(entry, Mapping) or len(entry) != 1 or not all(map(_is_plain, entry.values())):
             raise InputError(
                 f"{section.where}: '{query}' must be one pair {{column: value}}, found {describe(entry)}"

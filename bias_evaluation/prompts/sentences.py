@@ -235,7 +235,7 @@ def read_attribute(folder: Path, dataset: str, attribute: str) -> tuple[Mapping[
     attributes = _with_included(top.section("bias"), folder / "common")
     if attribute not in attributes:
         raise unknown("bias attribute", attribute, list(attributes), str(path))
-    return attributes.any(attribute), read_diverse(top.section("diverse", {}), folder)
+    return attributes.take_any(attribute), read_diverse(top.section("diverse", {}), folder)
 
 
 def read_diverse(section: Section, folder: Path) -> tuple[str, ...]:
@@ -255,7 +255,7 @@ def _with_included(section: Section, common: Path) -> Section:
     shared = Section(read_yaml(common / name, "included prompt file"), str(common / name))
     if "include" in shared:
         raise InputError(f"{shared.where}: an included file cannot include another")
-    merged = {key: s.any(key) for s in (shared, section) for key in s}
+    merged = {key: s.take_any(key) for s in (shared, section) for key in s}
     return Section(merged, f"{section.where} (with {shared.where})")
 
 
@@ -368,13 +368,15 @@ def expand_setting(section: Section, attributes: Section, setting: str) -> tuple
     bias_prompts = _bias_prompts(words, filler)
     sentence = section.take("query", str)
     together = section.take("together", bool, False)
-    raw = {kind: section.any(kind, None) for kind in _EXPANDERS}
+    raw = {kind: section.take_any(kind, None) for kind in _EXPANDERS}
     special = section.section("overrides", {})
     for method in special:
         if method not in METHODS:
             raise unknown("method", method, list(METHODS), special.where)
     overrides = {
-        m: {k: special_m.any(k) for k in special_m} for m in special for special_m in [special.section(m)]
+        m: {k: special_m.take_any(k) for k in special_m}
+        for m in special
+        for special_m in [special.section(m)]
     }
     section.finish()
     names = list(filler.queries)
@@ -392,7 +394,7 @@ def expand_setting(section: Section, attributes: Section, setting: str) -> tuple
 
 def _class_words(section: Section, key: str) -> dict[str, tuple[str, ...]]:
     """Read class names: a list, or a mapping class → the words, or several, for it in a sentence."""
-    value, where = section.any(key), f"{section.where}: '{key}'"
+    value, where = section.take_any(key), f"{section.where}: '{key}'"
     if not isinstance(value, Mapping):
         return {name: (_spoken(name),) for name in as_strings(value, where)}
     if not value:

@@ -52,7 +52,7 @@ _MAKERS = {
 }
 
 
-class Memo:
+class SharedCache:
     """Values that are made once and shared by the workspaces of a command."""
 
     def __init__(self) -> None:
@@ -104,16 +104,16 @@ class Workspace:
     config : DatasetConfig
     backbone : Backbone
     options : RunOptions
-    memo : Memo, optional
+    memo : SharedCache, optional
         Shared with other workspaces: prompts and digests of files, and the text of one backbone.
     """
 
     def __init__(
-        self, config: DatasetConfig, backbone: Backbone, options: RunOptions, memo: Memo | None = None
+        self, config: DatasetConfig, backbone: Backbone, options: RunOptions, memo: SharedCache | None = None
     ) -> None:
         self.config, self.backbone, self.options = config, backbone, options
         self.folder = options.data_root / config.folder
-        self._memo = Memo() if memo is None else memo
+        self._memo = SharedCache() if memo is None else memo
         self._methods: dict[str, DebiasingMethod] = {}
         self._saes: dict[Path, SparseAutoencoder] = {}
 

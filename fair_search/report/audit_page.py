@@ -44,11 +44,11 @@ def audit_page(report: AuditReport) -> Page:
     -------
     Page
     """
-    groups, how = report.audit.groups, report.audit.how
-    shares = "each as often as among all images" if how.desired == "data" else "all equally often"
+    groups, settings = report.audit.groups, report.audit.settings
+    shares = "each as often as among all images" if settings.desired == "data" else "all equally often"
     sections = [
         Section(f"All methods, K = {report.k}", _table_notes(report), [_metrics_table(report, report.k)],
-                [Section(f"K = {k}", (), [_metrics_table(report, k)], folded=True) for k in how.ks
+                [Section(f"K = {k}", (), [_metrics_table(report, k)], folded=True) for k in settings.ks
                  if k != report.k]),
         _utility_section(report),
         _query_section(report),
@@ -73,7 +73,7 @@ def _summary(report: AuditReport) -> list[str]:
     skews = report.by_query("max_skew", report.k)
     query = skews[base].idxmax()
     group, ratio = report.most_frequent(base, query)
-    expected = "among all images" if report.audit.how.desired == "data" else "in equal shares"
+    expected = "among all images" if report.audit.settings.desired == "data" else "in equal shares"
     chance = (
         "more than chance explains" if first["low"] > random["high"] else "which chance alone could explain"
     )
@@ -112,7 +112,7 @@ def _utility(report: AuditReport) -> str:
 def _table_notes(report: AuditReport) -> list[str]:
     unit = (
         "over other images like these, with these queries"
-        if report.audit.how.bootstrap == "images"
+        if report.audit.settings.bootstrap == "images"
         else "over other queries like these, with these images"
     )
     return [
@@ -212,7 +212,7 @@ def _index_section(report: AuditReport) -> Section:
 def _data_section(report: AuditReport) -> Section:
     audit = report.audit
     total = int(audit.counts.sum())
-    desired = audit.how.shares(audit.counts / total)
+    desired = audit.settings.shares(audit.counts / total)
     rows = [
         (name, [Cell(f"{count:,}"), Cell(f"{count / total:.1%}"), Cell(f"{share:.1%}")])
         for name, count, share in zip(audit.groups.classes, audit.counts, desired, strict=True)
@@ -234,11 +234,11 @@ def _data_section(report: AuditReport) -> Section:
 
 def _reading_section(report: AuditReport) -> Section:
     present = [METRICS[m] for m in report.audit.lists.metrics]
-    how = report.audit.how
+    settings = report.audit.settings
     interval = (
-        f"From {how.draws} bootstrap draws of {how.bootstrap}, seed {how.seed}: how far the value would move "
-        f"with other {how.bootstrap} of the same kind. It does not say how much of the value is chance; the "
-        f"random order does."
+        f"From {settings.draws} bootstrap draws of {settings.bootstrap}, seed {settings.seed}: how far the "
+        f"value would move with other {settings.bootstrap} of the same kind. It does not say how much of the "
+        f"value is chance; the random order does."
     )
     items = [*((metric.label, metric.meaning) for metric in present), ("Interval", interval)]
     limits = (

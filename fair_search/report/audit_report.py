@@ -65,7 +65,7 @@ class AuditReport:
     @property
     def k(self) -> int:
         """The depth that the summary speaks of: the largest."""
-        return max(self.audit.how.ks)
+        return max(self.audit.settings.ks)
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -96,5 +96,5 @@ class AuditReport:
         lists, groups = self.audit.lists, self.audit.groups
         codes = lists.codes[lists.methods.index(method), lists.queries.index(query), : self.k]
         shares = np.bincount(codes, minlength=len(groups.classes)) / self.k
-        ratios = shares / self.audit.how.shares(self.audit.counts / self.audit.counts.sum())
+        ratios = shares / self.audit.settings.shares(self.audit.counts / self.audit.counts.sum())
         return groups.classes[int(ratios.argmax())], float(ratios.max())

@@ -9,8 +9,8 @@ import torch
 from debiasing_methods.base import QueryGroup, Vanilla
 from debiasing_methods.projections import PrismMini
 from fair_search.ann import build_index, open_index, search_index, set_parameters
-from fair_search.audit import Contender, Groups, audit
-from fair_search.judging import Judgement
+from fair_search.audit import AuditedMethod, Groups, audit
+from fair_search.judging import AuditSettings
 from safe_io.errors import InputError
 
 faiss = pytest.importorskip(
@@ -18,7 +18,7 @@ faiss = pytest.importorskip(
 )
 
 N, D, Q = 3000, 16, 4
-HOW = Judgement(ks=(10, 40), draws=5)
+HOW = AuditSettings(ks=(10, 40), draws=5)
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ def run(world, index, codes=None, methods=None):
     images, groups, queries = world
     groups = groups if codes is None else Groups("kind", groups.classes, codes)
     methods = methods or [Vanilla()]
-    contenders = {method.name: Contender(method, queries) for method in methods}
-    return audit(images, groups, contenders, [f"q{i}" for i in range(Q)], HOW, index=index)
+    audited = {method.name: AuditedMethod(method, queries) for method in methods}
+    return audit(images, groups, audited, [f"q{i}" for i in range(Q)], HOW, index=index)
 
 
 def test_exact_index_moves_nothing(world):

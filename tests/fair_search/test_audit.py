@@ -7,12 +7,12 @@ import torch
 from debiasing_methods.base import QueryGroup, Vanilla
 from debiasing_methods.bend import BendVLM
 from debiasing_methods.projections import OrthProj, PrismMini
-from fair_search.audit import Contender, Groups, QueryLabels, audit, draw_reference
-from fair_search.judging import COLUMNS, RANDOM_ORDER, Judgement
+from fair_search.audit import AuditedMethod, Groups, QueryLabels, audit, draw_reference
+from fair_search.judging import COLUMNS, RANDOM_ORDER, AuditSettings
 from safe_io.errors import InputError
 
 N, D, Q = 1500, 16, 6
-HOW = Judgement(ks=(20, 60), draws=60)
+HOW = AuditSettings(ks=(20, 60), draws=60)
 NAMES = [f"query {i}" for i in range(Q)]
 
 
@@ -34,14 +34,14 @@ def world():
     return images, Groups("kind", ("a", "b", "c"), codes), groups
 
 
-def contenders(groups, *methods):
-    return {method.name: Contender(method, groups) for method in methods}
+def audited(groups, *methods):
+    return {method.name: AuditedMethod(method, groups) for method in methods}
 
 
 @pytest.fixture(scope="module")
 def found(world):
     images, groups, queries = world
-    return audit(images, groups, contenders(queries, Vanilla(), OrthProj(), PrismMini()), NAMES, HOW)
+    return audit(images, groups, audited(queries, Vanilla(), OrthProj(), PrismMini()), NAMES, HOW)
 
 
 def means(found, metric, k=60):
@@ -79,7 +79,7 @@ def test_same_inputs_same_table_whatever_the_chunks(world, found):
     again = audit(
         images.astype(np.float32),
         groups,
-        contenders(queries, Vanilla(), OrthProj(), PrismMini()),
+        audited(queries, Vanilla(), OrthProj(), PrismMini()),
         NAMES,
         HOW,
         chunk_rows=37,
@@ -90,8 +90,8 @@ def test_same_inputs_same_table_whatever_the_chunks(world, found):
 
 def test_bootstrap_of_queries(world, found):
     images, groups, queries = world
-    how = Judgement(HOW.ks, bootstrap="queries", draws=400)
-    other = audit(images, groups, contenders(queries, Vanilla()), NAMES, how)
+    settings = AuditSettings(HOW.ks, bootstrap="queries", draws=400)
+    other = audit(images, groups, audited(queries, Vanilla()), NAMES, settings)
     row = means(other, "max_skew").loc["vanilla"]
     assert row["value"] == means(found, "max_skew").loc["vanilla", "value"]
     values = other.table[
@@ -103,8 +103,8 @@ def test_bootstrap_of_queries(world, found):
 
 def test_uniform_shares(world):
     images, groups, queries = world
-    how = Judgement((60,), desired="uniform", draws=5)
-    uniform = audit(images, groups, contenders(queries, Vanilla()), NAMES, how)
+    settings = AuditSettings((60,), desired="uniform", draws=5)
+    uniform = audit(images, groups, audited(queries, Vanilla()), NAMES, settings)
     shares = np.stack([np.bincount(codes[:60], minlength=3) / 60 for codes in uniform.lists.codes[0]])
     expected = np.log(3 * shares.max(axis=1)).mean()
     assert means(uniform, "max_skew").loc["vanilla", "value"] == pytest.approx(expected)
@@ -113,14 +113,14 @@ def test_uniform_shares(world):
 def test_precision_needs_labels_and_counts_them(world):
     images, groups, queries = world
     labels = QueryLabels(groups.codes, np.array([0, 0, 1, 1, 2, 2]))  # the groups as labels
-    found = audit(images, groups, contenders(queries, Vanilla()), NAMES, HOW, labels=labels)
+    found = audit(images, groups, audited(queries, Vanilla()), NAMES, HOW, labels=labels)
     expected = np.mean([(found.lists.codes[0, q, :20] == labels.queries[q]).mean() for q in range(Q)])
     assert means(found, "precision", 20).loc["vanilla", "value"] == pytest.approx(expected)
 
 
 def test_reference_images_are_kept_from_every_method(world):
     images, groups, queries = world
-    methods = contenders(queries, Vanilla(), BendVLM(num_neighbors=20))
+    methods = audited(queries, Vanilla(), BendVLM(num_neighbors=20))
     found = audit(images, groups, methods, NAMES, HOW, reference_per_group=100)
     assert len(found.reference_rows) == 300
     assert not np.isin(found.lists.rows, found.reference_rows).any()
@@ -131,15 +131,15 @@ def test_reference_images_are_kept_from_every_method(world):
 def test_images_without_a_group_are_not_retrieved(world):
     images, groups, queries = world
     codes = np.where(np.arange(N) % 3 == 0, -1, groups.codes)
-    found = audit(images, Groups("kind", groups.classes, codes), contenders(queries, Vanilla()), NAMES, HOW)
+    found = audit(images, Groups("kind", groups.classes, codes), audited(queries, Vanilla()), NAMES, HOW)
     assert (found.lists.rows % 3 != 0).all()
     assert found.counts.sum() == (codes >= 0).sum()
 
 
 def test_lists_of_all_images(world):
     images, groups, queries = world
-    how = Judgement((N,), draws=3)
-    found = audit(images, groups, contenders(queries, Vanilla()), NAMES, how)
+    settings = AuditSettings((N,), draws=3)
+    found = audit(images, groups, audited(queries, Vanilla()), NAMES, settings)
     assert means(found, "kl", N).loc["vanilla", "value"] == pytest.approx(0, abs=1e-12)
 
 
@@ -147,10 +147,10 @@ def test_lists_of_all_images(world):
     ("change", "message"),
     [
         (
-            {"how": Judgement((N + 1,))},
+            {"settings": AuditSettings((N + 1,))},
             f"K = {N + 1} images cannot be retrieved from {N}; choose K between 1",
         ),
-        ({"how": Judgement((0, 5))}, "K = 0 images cannot be retrieved"),
+        ({"settings": AuditSettings((0, 5))}, "K = 0 images cannot be retrieved"),
         ({"codes": np.zeros(N, int)}, "group 'b' of 'kind' has no image"),
         ({"classes": ("a",), "codes": np.zeros(N, int)}, "one group only"),
     ],
@@ -159,7 +159,7 @@ def test_bad_input(world, change, message):
     images, groups, queries = world
     groups = Groups("kind", change.get("classes", groups.classes), change.get("codes", groups.codes))
     with pytest.raises(InputError, match=message):
-        audit(images, groups, contenders(queries, Vanilla()), NAMES, change.get("how", HOW))
+        audit(images, groups, audited(queries, Vanilla()), NAMES, change.get("settings", HOW))
 
 
 def test_misuse(world):
@@ -167,11 +167,11 @@ def test_misuse(world):
     with pytest.raises(ValueError, match="at least one method"):
         audit(images, groups, {}, NAMES)
     with pytest.raises(ValueError, match="must differ"):
-        audit(images, groups, contenders(queries, Vanilla()), ["same"] * Q)
+        audit(images, groups, audited(queries, Vanilla()), ["same"] * Q)
     with pytest.raises(ValueError, match="group codes of shape"):
-        audit(images[:-1], groups, contenders(queries, Vanilla()), NAMES)
+        audit(images[:-1], groups, audited(queries, Vanilla()), NAMES)
     with pytest.raises(ValueError, match="do not hold 6 queries"):
-        audit(images, groups, contenders(queries[:-1], Vanilla()), NAMES)
+        audit(images, groups, audited(queries[:-1], Vanilla()), NAMES)
 
 
 def test_reference_of_a_group_of_one():
@@ -191,7 +191,7 @@ def test_reference_image_that_cannot_be_normalised(world, value):
         audit(
             bad,
             groups,
-            contenders(queries, BendVLM(num_neighbors=3)),
+            audited(queries, BendVLM(num_neighbors=3)),
             NAMES,
             HOW,
             reference_per_group=10,

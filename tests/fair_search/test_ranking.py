@@ -1,4 +1,4 @@
-"""Lists from chunks of a memory map against a sort of all scores at once."""
+"""RankedLists from chunks of a memory map against a sort of all scores at once."""
 
 import mmap
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from debiasing_methods.base import IdentityTransform, Vanilla
 from debiasing_methods.registry import METHODS
 from fair_search import ranking
-from fair_search.audit import Contender, Groups, make_scorers
+from fair_search.audit import AuditedMethod, Groups, make_scorers
 from fair_search.ranking import Scorer, TopListsBuilder, rank_images, read_chunks
 from safe_io.arrays import read_matrix
 from safe_io.errors import InputError
@@ -75,8 +75,8 @@ def test_every_method_ranks_as_its_scores_say(search_world, name):
     codes = np.unique(search_world.labels, return_inverse=True)[1]
     groups = Groups("gender", tuple(np.unique(search_world.labels)), codes)
     reference = np.arange(20) if debiaser.method.needs_reference else np.empty(0, np.int64)
-    contender = Contender(debiaser.method, debiaser.groups(queries))
-    scorers = make_scorers(search_world.images, groups, {name: contender}, reference)
+    each = AuditedMethod(debiaser.method, debiaser.groups(queries))
+    scorers = make_scorers(search_world.images, groups, {name: each}, reference)
     found = rank_images(search_world.images, scorers, 5, chunk_rows=9)[name]
     labelled = (search_world.images[reference], search_world.labels[reference]) if len(reference) else None
     scores = debiaser.scores(search_world.images, queries, labelled).T

@@ -35,7 +35,7 @@ N, SHARD = 40, 8
 
 @pytest.mark.parametrize("n", [0, 1, 7, 20])
 def test_parts_are_blocks_that_cover_everything_once(n: int) -> None:
-    parts = [Part(k, 6).of(range(n)) for k in range(6)]
+    parts = [Part(k, 6).select(range(n)) for k in range(6)]
     assert [item for part in parts for item in part] == list(range(n))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 

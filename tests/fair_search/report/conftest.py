@@ -11,8 +11,8 @@ from PIL import Image
 
 from debiasing_methods.base import QueryGroup, Vanilla
 from debiasing_methods.projections import OrthProj
-from fair_search.audit import Audit, Contender, Groups, QueryLabels, audit
-from fair_search.judging import Judgement
+from fair_search.audit import Audit, AuditedMethod, Groups, QueryLabels, audit
+from fair_search.judging import AuditSettings
 from fair_search.report.audit_page import audit_page
 from fair_search.report.audit_report import AuditReport, Pictures
 from fair_search.report.page import render
@@ -37,10 +37,10 @@ def hostile_audit() -> Audit:
         QueryGroup(torch.from_numpy(random.normal(size=(1, D)).astype(np.float32)), name, torch.eye(D)[:1])
         for name in HOSTILE
     ]
-    contenders = {method.name: Contender(method, queries) for method in (Vanilla(), OrthProj())}
+    audited = {method.name: AuditedMethod(method, queries) for method in (Vanilla(), OrthProj())}
     labels = QueryLabels(random.integers(2, size=N), np.array([0, 1, 0, 1]))
     groups = Groups("<i>attribute</i>", CLASSES, codes)
-    return audit(images, groups, contenders, HOSTILE, Judgement((5, 20), draws=20), labels=labels)
+    return audit(images, groups, audited, HOSTILE, AuditSettings((5, 20), draws=20), labels=labels)
 
 
 @pytest.fixture(scope="session")

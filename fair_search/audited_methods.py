@@ -9,7 +9,7 @@ import numpy as np
 
 from bias_evaluation.grid.methods import find_method
 from debiasing_methods.registry import METHODS
-from fair_search.audit import Contender
+from fair_search.audit import AuditedMethod
 from fair_search.bias_files import BiasLike, load_bias
 from fair_search.loading import load_debiaser
 from fair_search.text import TextEmbedder
@@ -18,7 +18,7 @@ from safe_io.errors import InputError
 BASE = "vanilla"
 
 
-def load_contenders(
+def load_audited_methods(
     queries: Sequence[str] | np.ndarray,
     methods: Sequence[str] | None = None,
     *,
@@ -27,7 +27,7 @@ def load_contenders(
     weights: Mapping[str, Path] | None = None,
     seed: int = 0,
     device: str = "cpu",
-) -> tuple[dict[str, Contender], dict[str, str]]:
+) -> tuple[dict[str, AuditedMethod], dict[str, str]]:
     """Load methods and make their groups of queries.
 
     Parameters
@@ -49,8 +49,8 @@ def load_contenders(
 
     Returns
     -------
-    contenders : dict
-        Name → `Contender`.
+    audited : dict
+        Name → `AuditedMethod`.
     left_out : dict
         Name → why it could not be loaded; empty where `methods` is given.
 
@@ -64,15 +64,15 @@ def load_contenders(
     for name in (*chosen, *weights):
         find_method(name)
     described = None if bias is None else load_bias(bias)
-    contenders, left_out = {}, {}
+    audited, left_out = {}, {}
     for name in chosen:
         try:
             debiaser = load_debiaser(
                 name, text, described, weights=weights.get(name), seed=seed, device=device
             )
-            contenders[name] = Contender(debiaser.method, debiaser.groups(queries))
+            audited[name] = AuditedMethod(debiaser.method, debiaser.groups(queries))
         except ValueError as error:  # an InputError, or queries that the method cannot take
             if methods or name == BASE:
                 raise InputError(f"{name}: {error}" if name not in str(error) else str(error)) from None
             left_out[name] = str(error)
-    return contenders, left_out
+    return audited, left_out
