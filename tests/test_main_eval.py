@@ -398,7 +398,7 @@ def test_a_full_run_writes_one_file_a_result(world: World, capsys: pytest.Captur
             assert record["seed"] is None
             assert record["folds"] == FOLDS
             assert record["variant"] == ("SEM_b" if "sem-b" in name else None)
-            versions = {"python", "torch", "numpy", "scipy", "open_clip_torch", "source"}
+            versions = {"python", "torch", "numpy", "scipy", "open_clip_torch", "code"}
             assert set(record["versions"]) == versions
             components = {
                 "revision",

@@ -28,7 +28,7 @@ METRICS = {"retrieval": ("kl", "max_skew", "precision"), "zs_classification": ("
 
 @cache
 def versions(*more: str) -> dict[str, str]:
-    """Versions of what decides a result's digits; `source` is a digest of this project's own modules.
+    """Versions of what decides a result's digits; `code` is a digest of this project's own modules.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def versions(*more: str) -> dict[str, str]:
     """
     names = ("torch", "numpy", "scipy", "open_clip_torch")
     found = {name: version(name) for name in names}
-    return {"python": platform.python_version(), **found, "source": _source_digest(more)}
+    return {"python": platform.python_version(), **found, "code": _source_digest(more)}
 
 
 def _source_digest(more: tuple[str, ...]) -> str:
