@@ -1226,7 +1226,7 @@ def test_given_text_is_of_one_backbone(world: World, capsys: pytest.CaptureFixtu
         in (capsys.readouterr().err)
     )
     assert run_main(lambda: main_eval.main([*arguments, "--backbones", "beta"])) == 2  # of another width
-    assert "do not go with" in capsys.readouterr().err
+    assert "float64 of shape (39, 12); a float matrix (rows, " in capsys.readouterr().err
     assert not world.output.exists()
 
 
