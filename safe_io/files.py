@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safe_io.errors import InputError
-from safe_io.locks import PARTIAL, close, is_still, remove_abandoned, try_lock
+from safe_io.locks import PARTIAL, hold, remove_abandoned
 
 # torch takes seconds to import; commands that only read tables and JSON need none of it.
 if TYPE_CHECKING:
@@ -43,19 +43,19 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(path.parent)
-    handle, temporary = _new_temporary(path)
+    handle, name = tempfile.mkstemp(prefix=PARTIAL, suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
     try:
-        with errors_named(path):
-            yield temporary
-            with temporary.open(
-                "rb+"
-            ) as file:  # a rename that survives a power cut must not overtake the data
-                os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; ours are ordinary ones
-        temporary.replace(path)
+        with hold(temporary):  # a file that is not locked is taken for what a killed run has left
+            with errors_named(path):
+                yield temporary
+                with temporary.open("rb+") as file:
+                    os.fsync(file.fileno())  # a rename that survives a power cut must not overtake the data
+            temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; ours are ordinary ones
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-        close(handle)
 
 
 @contextmanager
@@ -67,15 +67,6 @@ def errors_named(path: str | os.PathLike[str]) -> Iterator[None]:
         if error.errno is not None and error.filename is None:
             error.filename = str(path)
         raise
-
-
-def _new_temporary(path: Path) -> tuple[int, Path]:
-    """Make a temporary sibling of a path, locked while it is open: its open file and its name."""
-    while True:
-        handle, name = tempfile.mkstemp(prefix=PARTIAL, suffix=path.suffix, dir=path.parent)
-        if try_lock(handle) is not False and is_still(handle, Path(name)):
-            return handle, Path(name)
-        close(handle)  # another run took it for abandoned, in the moment before it was locked
 
 
 def _umask() -> int:

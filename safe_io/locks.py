@@ -1,18 +1,17 @@
-"""Advisory locks on files: two runs do not do the same work, and what a killed one left is told from living.
+"""Advisory locks on files: two runs do not do the same work, and leftovers of killed runs are recognized.
 
-A lock belongs to the process: it goes when the process ends, however it ends, so no lock outlives a kill.
-Where the file system has no locks (some network mounts), everything works as if nobody else were there.
+The locks are those of `filelock`: each belongs to its process and ends with it. So no lock outlives a kill,
+and a forked worker does not inherit one. On file systems without locks (some network mounts) everything
+works as if no other process were running.
 """
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
 import re
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from functools import cache
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from safe_io.errors import InputError
@@ -21,65 +20,43 @@ PARTIAL = ".partial-"
 _CLAIM = ".making"
 # Temporary files as `tempfile.mkstemp` names them, and claims.
 _OURS = re.compile(rf"{re.escape(PARTIAL)}[a-z0-9_]{{8}}(\..*)?|\..+{re.escape(_CLAIM)}")
-_SWEEP_SECONDS = 0.05  # for which somebody who looks for abandoned claims may have a lock, at most
+_SWEEP_SECONDS = 0.05  # for which a process that looks for abandoned claims may hold a lock, at most
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
 
 
-def try_lock(handle: int, *, wait: bool = False) -> bool | None:
-    """Take the exclusive lock of an open file, to be closed with `close`.
+@contextmanager
+def hold(path: str | os.PathLike[str], seconds: float = -1) -> Iterator[bool | None]:
+    """Hold the lock of a file, which is made if it is missing; releasing the lock does not remove the file.
 
     Parameters
     ----------
-    handle : int
-        File descriptor.
-    wait : bool
-        Wait for a lock that somebody else has.
+    path : path-like
+        The file itself, locked for as long as the block lasts.
+    seconds : float
+        How long to wait for another process; below 0 without limit.
 
-    Returns
-    -------
+    Yields
+    ------
     bool or None
-        Whether the lock is ours now; None where the file system has none.
+        Whether the lock is ours; None if the file system has none.
     """
-    _held().add(handle)
+    from filelock import FileLock, Timeout
+
+    poll = _SWEEP_SECONDS / 10
+    lock = FileLock(path, seconds, thread_local=False, poll_interval=poll, fallback_to_soft=False)
+    ours: bool | None = True
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
-
-
-def close(handle: int) -> None:
-    """Close an open file, and with it let go of its lock."""
-    held = _held()
-    if handle in held:
-        held.remove(handle)
-        os.close(handle)
-
-
-@cache
-def _held() -> set[int]:
-    """Open files whose locks this process has.
-
-    A worker process that is forked meanwhile inherits them, and would keep the locks of a parent that is
-    killed, for as long as it takes the worker to notice: it closes them as it starts.
-    """
-    held: set[int] = set()
-
-    def forget() -> None:
-        while held:
-            os.close(held.pop())
-
-    os.register_at_fork(after_in_child=forget)
-    return held
-
-
-def is_still(handle: int, path: Path) -> bool:
-    """Whether a name still stands for an open file: it may have been removed before the lock was taken."""
+        lock.acquire()
+    except Timeout:
+        ours = False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        ours = None
     try:
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except FileNotFoundError:
-        return False
+        yield ours
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -89,8 +66,8 @@ def claim(path: str | os.PathLike[str], *, wait: bool = False) -> Iterator[bool]
     Parameters
     ----------
     path : path-like
-        What is to be made. ``.<name>.making`` stands beside it meanwhile; its folder is made where missing,
-        and removed where nothing has been put into it.
+        What is to be made. ``.<name>.making`` is beside it meanwhile. Its folder is made if it is missing,
+        and removed again if nothing has been put into it.
     wait : bool
         Wait while another process has the claim.
 
@@ -102,30 +79,23 @@ def claim(path: str | os.PathLike[str], *, wait: bool = False) -> Iterator[bool]
     path = Path(path)
     lock = path.with_name(f".{path.name}{_CLAIM}")
     missing = [folder for folder in path.absolute().parents if not folder.exists()]  # the deepest first
-    deadline = time.monotonic() + _SWEEP_SECONDS
-    while True:
-        lock.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        ours = _enter(stack, lock, -1 if wait else _SWEEP_SECONDS)
         try:
-            handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except FileNotFoundError:  # another run, whose folder it was, has just removed it
-            continue
-        ours = try_lock(handle, wait=wait)
-        if ours is False and time.monotonic() < deadline:
-            close(handle)
-            time.sleep(_SWEEP_SECONDS / 10)
-            continue
-        if ours is False or is_still(handle, lock):
-            break
-        close(handle)  # whoever had it has removed the file: its name is free for a new one
-    try:
-        yield ours is not False
-    finally:
-        if ours is not False:
-            lock.unlink(missing_ok=True)  # before the lock goes, so that nobody locks a name that goes next
-        close(handle)
-        with suppress(OSError):  # there is something in it
-            for folder in missing:
-                folder.rmdir()
+            yield ours
+        finally:
+            if ours:
+                lock.unlink(missing_ok=True)  # before the lock ends: nobody then locks a name that is removed
+            with suppress(OSError):  # a folder is not empty
+                for folder in missing:
+                    folder.rmdir()
+
+
+def _enter(stack: ExitStack, lock: Path, seconds: float) -> bool:
+    """Hold a lock until the stack ends; whether it is ours."""
+    while True:
+        with suppress(FileNotFoundError):  # another run, whose folder it was, has just removed it
+            return stack.enter_context(hold(lock, seconds)) is not False
 
 
 @contextmanager
@@ -150,10 +120,6 @@ def remove_abandoned(folder: Path) -> None:
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.name.startswith(".")]
     for name in filter(_OURS.fullmatch, names):
-        try:
-            handle = os.open(folder / name, os.O_RDWR | os.O_NOFOLLOW)
-        except OSError:  # gone meanwhile, or not ours
-            continue
-        if try_lock(handle) and is_still(handle, folder / name):
-            (folder / name).unlink()
-        close(handle)
+        with suppress(OSError), hold(folder / name, 0) as ours:  # gone meanwhile, or not ours
+            if ours:
+                (folder / name).unlink()

@@ -7,9 +7,7 @@ can go on with.
 
 from __future__ import annotations
 
-import fcntl
 import filecmp
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +22,7 @@ from bias_evaluation.release.download import fetch, is_address
 from bias_evaluation.release.files import WeightKind, check_weight_file
 from safe_io.errors import InputError
 from safe_io.files import read_json, sha256_file, write_json
+from safe_io.locks import claim
 
 _WORK = ".download"
 _MANIFEST = ".release.json"  # what was installed from where, so that a second run has nothing to do
@@ -123,15 +122,10 @@ def _exclusive(root: Path) -> Iterator[None]:
     """Let no second run work in the same project; the lock goes with the process, however it ends."""
     if not root.is_dir():
         raise InputError(f"project folder not found: {root}")
-    handle = os.open(root, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"another download_release.py is at work in {root}; wait for it") from None
+    with claim(root / "download_release") as ours:
+        if not ours:
+            raise InputError(f"another download_release.py is at work in {root}; wait for it")
         yield
-    finally:
-        os.close(handle)
 
 
 def _installed_before(folder: Path, address: str, sha256: str | None) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import os
@@ -26,6 +25,7 @@ from bias_evaluation.release.files import BASE_URL, WEIGHT_KINDS, check_weight_f
 from bias_evaluation.weights.read import load_prism_map, load_sae, load_zsdebias
 from safe_io.checkout import ROOT
 from safe_io.errors import InputError
+from safe_io.locks import claim
 
 BACKBONES = load_backbones(ROOT / "config" / "backbones.yml")
 SAE = "MSAE_small_4_8.pth"
@@ -385,10 +385,8 @@ def test_what_a_killed_run_left_does_not_stand_in_the_way(server: Any, root: Pat
 
 def test_two_runs_at_once(server: Any, root: Path) -> None:
     server.serve(body=GOOD)
-    handle = os.open(root, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    assert "another download_release.py is at work" in failure(root, server.url())
-    os.close(handle)
+    with claim(root / "download_release"):
+        assert "another download_release.py is at work" in failure(root, server.url())
     assert install(root, server.url()).new == 1
 
 
