@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bias_evaluation.suite.top_k import TopK
 from debiasing_methods.base import DebiasingMethod, ImageTransform
 from debiasing_methods.linalg import unit
 from safe_io.arrays import check_rows, float_rows
+from safe_io.errors import as_input_error
 
 CHUNK_ROWS = 16_384  # 32 MiB of float32 at d = 512
 
@@ -114,51 +116,6 @@ def _read_only_map(embeddings: np.ndarray) -> mmap.mmap | None:
     return embeddings.base
 
 
-class TopListsBuilder:
-    """Merges chunks of scores into the top-L lists of Q queries.
-
-    Parameters
-    ----------
-    n_queries, length : int
-        Q and L.
-    """
-
-    def __init__(self, n_queries: int, length: int) -> None:
-        self.length = length
-        self._scores = torch.full((n_queries, 0), -torch.inf)
-        self._rows = torch.zeros((n_queries, 0), dtype=torch.int64)
-
-    def add(self, scores: Tensor, first_row: int) -> None:
-        """Take in scores ``(n, Q)`` of consecutive rows; −inf marks rows that are left out."""
-        chunk = scores.T.to("cpu", torch.float32).contiguous()  # (Q, n)
-        best, at = _top(chunk, self.length)
-        self._scores = torch.cat([self._scores, best], dim=1)
-        self._rows = torch.cat([self._rows, at + first_row], dim=1)
-        # old entries have lower rows and stand first, so a stable sort keeps equal scores in row order
-        self._scores, order = torch.sort(self._scores, dim=1, descending=True, stable=True)
-        self._scores = self._scores[:, : self.length]
-        self._rows = torch.gather(self._rows, 1, order[:, : self.length])
-
-    def finish(self) -> TopLists:
-        """Return the lists."""
-        return TopLists(self._rows.numpy(), self._scores.numpy())
-
-
-def _top(scores: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Find the `length` largest of each row of ``(Q, n)``, sorted; of equal values the first ones."""
-    k = min(length, scores.shape[1])
-    values, at = torch.topk(scores, k, dim=1)
-    # topk takes any of the values equal to the k-th: where it had a choice, choose anew
-    last = values[:, -1:]
-    ambiguous = torch.nonzero((scores == last).sum(dim=1) > (values == last).sum(dim=1)).flatten()
-    for query in ambiguous.tolist():
-        order = torch.sort(scores[query], descending=True, stable=True).indices[:k]
-        values[query], at[query] = scores[query, order], order
-    at, order = torch.sort(at, dim=1)
-    values, order = torch.sort(torch.gather(values, 1, order), dim=1, descending=True, stable=True)
-    return values, torch.gather(at, 1, order)
-
-
 @torch.inference_mode()
 def rank_images(
     embeddings: np.ndarray,
@@ -200,7 +157,7 @@ def rank_images(
     Raises
     ------
     InputError
-        A row of the embeddings cannot be normalised.
+        A row of the embeddings cannot be normalised, or a score is NaN or infinite.
     ValueError
         L is larger than the number of rows that are kept, or `keep` has another length.
     """
@@ -210,16 +167,16 @@ def rank_images(
     available = n if keep is None else int(keep.sum())
     if not 1 <= length <= available:
         raise ValueError(f"lists of {length} images cannot be made from {available}")
-    builders = {name: TopListsBuilder(scorer.n_queries, length) for name, scorer in scorers.items()}
+    best = {name: TopK(length) for name in scorers}
     for start, chunk in read_chunks(embeddings, chunk_rows, source):
         rows = chunk.to(device)
         unit_rows = unit(rows)
-        left_out = None if keep is None else torch.from_numpy(~keep[start : start + len(rows)]).to(device)
+        kept = slice(None) if keep is None else torch.from_numpy(keep[start : start + len(rows)])
+        numbers = torch.arange(start, start + len(rows))[kept]
         for name, scorer in scorers.items():
-            scores = scorer.scores(rows, unit_rows, start)
-            if left_out is not None:
-                scores = scores.masked_fill(left_out[:, None], -torch.inf)
-            builders[name].add(scores, start)
+            scores = scorer.scores(rows, unit_rows, start).to("cpu", torch.float32)[kept]
+            with as_input_error(name):
+                best[name].add(scores.T.contiguous(), numbers)
         if progress:
             progress(len(rows))
-    return {name: builder.finish() for name, builder in builders.items()}
+    return {name: TopLists(found.rows.numpy(), found.scores.numpy()) for name, found in best.items()}

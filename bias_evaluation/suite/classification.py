@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from bias_evaluation.suite.metrics import bootstrap_over_folds, summarize_hits
+from bias_evaluation.suite.top_k import check_scores
 from safe_io.errors import InputError
 
 
@@ -35,9 +36,15 @@ def evaluate_classification(
     -------
     hits, sizes : ndarray of shape (F, target classes, bias classes), int64
         Right predictions and images of each group.
+
+    Raises
+    ------
+    ValueError
+        A score is NaN or infinite.
     """
     hits, sizes, n = [], [], n_classes[0] * n_classes[1]
     for fold, fold_scores in enumerate(scores):
+        check_scores(fold_scores)
         rows = val[fold]
         right = fold_scores.argmax(0).cpu().numpy() == target[rows]
         group = target[rows] * n_classes[1] + bias[rows]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from bias_evaluation.suite.metrics import (
@@ -17,30 +16,8 @@ from bias_evaluation.suite.metrics import (
     summarize,
 )
 from bias_evaluation.suite.scoring import SharedScores
+from bias_evaluation.suite.top_k import top_k
 from safe_io.errors import InputError
-
-
-def retrieve(scores: Tensor, k: int) -> np.ndarray:
-    """Positions of the K best-scored images for each query.
-
-    Parameters
-    ----------
-    scores : Tensor of shape (Q, m)
-    k : int
-        At most m.
-
-    Returns
-    -------
-    ndarray of shape (Q, k), int64
-        Positions along m, best first.
-
-    Raises
-    ------
-    InputError
-        K is larger than the number of images.
-    """
-    check_k(k, scores.shape[1])
-    return torch.topk(scores, k, dim=1).indices.cpu().numpy()
 
 
 def check_k(k: int, n_images: int) -> None:
@@ -86,6 +63,8 @@ def evaluate_retrieval(
     ------
     InputError
         K is too large, or a bias class is absent from a fold.
+    ValueError
+        A score is NaN or infinite.
     """
     check_k(k, val.shape[1])
     records: dict[str, list[np.ndarray]] = {"kl": [], "max_skew": []}
@@ -104,7 +83,7 @@ def _retrieved_rows(scores: Iterable[Tensor], val: np.ndarray, k: int) -> Iterat
         yield from scores.top_rows(k)
     else:
         for rows, of_fold in zip(val, scores, strict=True):
-            yield rows[retrieve(of_fold, k)]
+            yield rows[top_k(of_fold, k)[1].cpu().numpy()]
 
 
 def summarize_retrieval(

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from bias_evaluation.datasets.stored_images import StoredImages, chunks
+from bias_evaluation.suite.top_k import TopK
+from debiasing_methods import transforms
 from debiasing_methods.base import DebiasingMethod, ImageTransform, QueryGroup, ReferenceImages
 
 BLOCK_ROWS = 262_144  # images whose scores are in memory at once; the paper's datasets have fewer
@@ -63,7 +65,7 @@ class SharedScores:
         Yields
         ------
         ndarray of shape (Q, k), int64
-            Image rows, best first.
+            Image rows, best first; of equal scores the lower row.
         """
         wanted = int(_SPARE * k * self.n_images / self.folds.shape[1]) + 32
         best, held = self._best(wanted), self.folds.new_zeros(self.n_images, dtype=torch.bool)
@@ -75,18 +77,11 @@ class SharedScores:
             yield mine.cpu().numpy()
 
     def _best(self, k: int) -> Tensor:
-        """Rows of the K best images for each of the R queries, best first; all, where there are fewer."""
-        values = rows = None
-        for start in range(0, self.n_images, BLOCK_ROWS):
-            scores = self.score(slice(start, min(start + BLOCK_ROWS, self.n_images)))
-            top = torch.topk(scores, min(k, scores.shape[1]), dim=1)
-            found, where = top.values, top.indices + start
-            if values is not None:
-                found, where = torch.cat([values, found], dim=1), torch.cat([rows, where], dim=1)
-                found, order = torch.topk(found, min(k, found.shape[1]), dim=1)
-                where = where.gather(1, order)
-            values, rows = found, where
-        return rows
+        """Rows of the K best images for each of the R queries, best first; all, if there are fewer."""
+        best = TopK(k)
+        for rows in transforms.chunks(self.n_images, BLOCK_ROWS):
+            best.add(self.score(rows), torch.arange(rows.start, rows.stop, device=self.folds.device))
+        return best.rows
 
 
 def _first_held(order: Tensor, held: Tensor, k: int) -> Tensor | None:

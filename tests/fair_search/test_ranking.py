@@ -5,14 +5,12 @@ import mmap
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from debiasing_methods.base import IdentityTransform, Vanilla
 from debiasing_methods.registry import METHODS
 from fair_search import ranking
 from fair_search.audit import AuditedMethod, Groups, make_scorers
-from fair_search.ranking import Scorer, TopListsBuilder, rank_images, read_chunks
+from fair_search.ranking import Scorer, rank_images, read_chunks
 from safe_io.arrays import read_matrix
 from safe_io.errors import InputError
 
@@ -56,15 +54,13 @@ def test_rows_left_out_are_never_retrieved(mapped):
     assert keep[found].all()
 
 
-@settings(deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 40))
-def test_equal_scores_keep_the_order_of_rows(seed, chunk_rows, length):
-    scores = torch.from_numpy(np.random.default_rng(seed).integers(3, size=(40, 2)).astype(np.float32))
-    builder = TopListsBuilder(2, length)
-    for start in range(0, 40, chunk_rows):
-        builder.add(scores[start : start + chunk_rows], start)
-    expected = np.argsort(-scores.numpy().T, axis=1, kind="stable")[:, :length]
-    assert (builder.finish().rows == expected).all()
+def test_scores_that_are_not_finite_are_refused_with_the_name_of_the_method(mapped):
+    queries = torch.ones(3, D)
+    queries[1, 0] = torch.nan
+    with pytest.raises(
+        InputError, match=r"vanilla: scores of 1 of 3 queries are NaN or infinite, .*: query 1"
+    ):
+        rank_images(mapped, vanilla(queries), 5)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -95,3 +95,9 @@ def test_the_bootstrap_draws_whole_folds() -> None:
     same = summarize_classification(np.stack([hits[0]] * 3), np.stack([sizes[0]] * 3), NAMES)
     assert same["WG Acc."]["ci_bootstrap"] == [1.0, 1.0]
     assert summarize_classification(hits[:1], sizes[:1], NAMES)["Acc."]["ci_bootstrap"] is None
+
+
+def test_scores_that_are_not_finite_are_refused() -> None:
+    scores = torch.tensor([[0.1, 0.2], [float("nan"), 0.3]])
+    with pytest.raises(ValueError, match="scores of 1 of 2 queries are NaN or infinite, the first: query 1"):
+        evaluate_classification([scores], np.array([[0, 1]]), np.zeros(2, int), np.zeros(2, int), (2, 2))

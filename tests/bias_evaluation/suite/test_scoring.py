@@ -14,8 +14,8 @@ from torch.nn.functional import normalize
 from bias_evaluation.datasets import stored_images
 from bias_evaluation.datasets.stored_images import StoredImages
 from bias_evaluation.suite import scoring
-from bias_evaluation.suite.retrieval import retrieve
 from bias_evaluation.suite.scoring import SharedScores, fold_scores
+from bias_evaluation.suite.top_k import top_k
 from debiasing_methods.base import DebiasingMethod, ImageTransform, QueryGroup, ReferenceImages, Vanilla
 
 N, DIM = 50, 6
@@ -123,7 +123,7 @@ def test_the_best_of_all_images_hold_the_best_of_each_fold(
     monkeypatch.setattr(scoring, "BLOCK_ROWS", block)
     shared = shared_scores(draw(4, N), VAL)
     for rows, scores, got in zip(VAL, shared, shared.top_rows(k), strict=True):
-        np.testing.assert_array_equal(got, rows[retrieve(scores, k)])
+        np.testing.assert_array_equal(got, rows[top_k(scores, k)[1]])
 
 
 def test_a_fold_without_its_share_of_the_best_is_searched_further() -> None:
@@ -140,4 +140,4 @@ def test_queries_of_a_fold_are_ranked_by_themselves() -> None:
     shared = shared_scores(all_scores, VAL, queries)
     for fold, (scores, got) in enumerate(zip(shared, shared.top_rows(7), strict=True)):
         torch.testing.assert_close(scores, all_scores[queries[fold]][:, VAL[fold]], rtol=0, atol=0)
-        np.testing.assert_array_equal(got, VAL[fold][retrieve(scores, 7)])
+        np.testing.assert_array_equal(got, VAL[fold][top_k(scores, 7)[1]])
