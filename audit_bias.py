@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from bias_evaluation.embedding.text_store import TextStore
 from fair_search.ann import build_index, open_index, set_parameters
 from fair_search.audit import AuditedMethod, audit
 from fair_search.audit_files import means_table, write_audit
@@ -33,7 +34,6 @@ from fair_search.query_files import take_column
 from fair_search.report.audit_report import AuditReport, Pictures
 from fair_search.report.figures import display_name
 from fair_search.report.page import render
-from fair_search.text import TextEmbedder
 from safe_io.arrays import read_matrix
 from safe_io.digests import remembered_sha256
 from safe_io.documents import unknown
@@ -148,7 +148,7 @@ def _index_file(args: argparse.Namespace) -> Path | None:
     return path if path is not None and (path.suffix or path.is_file()) else None
 
 
-def _digests(args: argparse.Namespace, text: TextEmbedder | None, methods: Iterable[str]) -> dict[str, str]:
+def _digests(args: argparse.Namespace, text: TextStore | None, methods: Iterable[str]) -> dict[str, str]:
     """Digests of everything that an audit is made from."""
     names = ("embeddings", "metadata", "ids", "queries", "query_names")
     files = {name: getattr(args, name) for name in names} | {"index": _index_file(args)}
@@ -173,12 +173,12 @@ def _warn_unreadable(report: AuditReport) -> None:
         )
 
 
-def _text(args: argparse.Namespace) -> TextEmbedder | None:
+def _text(args: argparse.Namespace) -> TextStore | None:
     backbone = chosen_backbone(args)
     if backbone is None and args.text_embeddings is None:
         return None
     found = None if backbone is None else find_backbone(backbone)
-    return TextEmbedder(found, given=args.text_embeddings, device=args.device)
+    return TextStore(found, given=args.text_embeddings, device=args.device)
 
 
 def _weights(pairs: Sequence[str]) -> dict[str, Path]:

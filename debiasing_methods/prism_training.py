@@ -169,7 +169,7 @@ def _embedder(
     backbone: Backbone, args: argparse.Namespace, data_root: Path
 ) -> Callable[[Sequence[str]], Tensor]:
     """Return what embeds sentences, raw; what was encoded before a kill is kept on disk."""
-    from bias_evaluation.embedding.encoder import TextStore
+    from bias_evaluation.embedding.text_store import TextStore
 
     def embed(sentences: Sequence[str]) -> Tensor:
         cache = data_root / "text_embeddings"

@@ -60,7 +60,7 @@ def _encode_prompts(args: argparse.Namespace) -> Tensor:
     if args.backbone is None:
         raise InputError("--prompts needs --backbone, the name of the model that encodes them")
     prompts = read_prompts(args.prompts)
-    from bias_evaluation.embedding.encoder import TextStore
+    from bias_evaluation.embedding.text_store import TextStore
     from bias_evaluation.grid.configs import get_backbone
 
     backbone = get_backbone(args.backbone, args.backbones_file)

@@ -105,7 +105,7 @@ def _config(args: argparse.Namespace, seed: int) -> ZSDebiasTrainingConfig:
 
 def _data(args: argparse.Namespace, backbone: Backbone, root: Path) -> TrainingData:
     """Read the image embeddings and embed the corpus; the corpus is checked first, since that is quick."""
-    from bias_evaluation.embedding.encoder import TextStore
+    from bias_evaluation.embedding.text_store import TextStore
     from bias_evaluation.prompts.bias_corpora import load_corpus
 
     corpus = args.corpus or root / "config" / "zsdebias" / "default.yml"

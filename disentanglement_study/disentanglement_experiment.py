@@ -23,7 +23,7 @@ if __package__ in (None, ""):  # run by path: make the project importable
 import numpy as np
 from tqdm import tqdm
 
-from bias_evaluation.embedding.encoder import TextStore, describe_missing
+from bias_evaluation.embedding.text_store import TextStore, describe_missing
 from bias_evaluation.grid.configs import Backbone
 from bias_evaluation.prompts.study_config import ProbeSentences, StudyConfig, load_study_config
 from bias_evaluation.suite.results import versions

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from bias_evaluation.embedding.encoder import TextStore
+from bias_evaluation.embedding.text_store import TextStore
 from bias_evaluation.grid.configs import Backbone
 from safe_io.checkout import ROOT
 

@@ -4,13 +4,14 @@
 queries. It is a thin layer over `debiasing_methods` and `bias_evaluation`.
 """
 
+from bias_evaluation.embedding.text_store import TextStore
 from fair_search.backbones import find_backbone
 from fair_search.bias_files import BiasFile, load_bias
 from fair_search.debiaser import Debiaser
 from fair_search.loading import load_debiaser
 from fair_search.reference import MissingLabelWarning, reference_images
-from fair_search.text import TextEmbedder, TruncatedTextWarning
 from fair_search.transform_files import TransformFile, save_transform
+from fair_search.truncation import TruncatedTextWarning
 from safe_io.errors import InputError
 
 __all__ = [
@@ -18,7 +19,7 @@ __all__ = [
     "Debiaser",
     "InputError",
     "MissingLabelWarning",
-    "TextEmbedder",
+    "TextStore",
     "TransformFile",
     "TruncatedTextWarning",
     "find_backbone",

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from bias_evaluation.embedding.text_store import TextStore
 from bias_evaluation.grid.methods import find_method
 from debiasing_methods.registry import METHODS
 from fair_search.audit import AuditedMethod
 from fair_search.bias_files import BiasLike, load_bias
 from fair_search.loading import load_debiaser
-from fair_search.text import TextEmbedder
 from safe_io.errors import InputError
 
 BASE = "vanilla"
@@ -22,7 +22,7 @@ def load_audited_methods(
     queries: Sequence[str] | np.ndarray,
     methods: Sequence[str] | None = None,
     *,
-    text: TextEmbedder | None = None,
+    text: TextStore | None = None,
     bias: BiasLike | None = None,
     weights: Mapping[str, Path] | None = None,
     seed: int = 0,
@@ -36,7 +36,7 @@ def load_audited_methods(
         Texts or raw text embeddings.
     methods : sequence of str, optional
         Names of the registry, the one to compare with first. Without it every method that can be loaded.
-    text : TextEmbedder, optional
+    text : TextStore, optional
         Where embeddings of sentences come from.
     bias : BiasLike, optional
         As for `load_debiaser`.

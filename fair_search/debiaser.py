@@ -5,7 +5,7 @@ Symbols: Q queries, n images, d embedding dimension.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from bias_evaluation.embedding.text_store import TextStore
 from bias_evaluation.prompts.sentences import GroupEmbedder
 from debiasing_methods.base import DebiasingMethod, ImageTransform, QueryGroup, ReferenceImages
 from debiasing_methods.linalg import unit
@@ -21,7 +22,7 @@ from debiasing_methods.prism import Prism
 from fair_search.bias_files import BiasFile
 from fair_search.checks import check_images, check_query_embeddings
 from fair_search.reference import reference_images
-from fair_search.text import TextEmbedder, Truncation
+from fair_search.truncation import Truncation
 from safe_io.errors import InputError
 
 Queries = Sequence[str] | np.ndarray | Tensor
@@ -43,7 +44,7 @@ class Debiaser:
     ----------
     method : DebiasingMethod
         With its options and weights.
-    text : TextEmbedder or None
+    text : TextStore or None
         Where embeddings of sentences come from; None where queries come as embeddings and the method needs no
         prompts.
     bias : BiasFile or None
@@ -58,7 +59,7 @@ class Debiaser:
         self,
         method: DebiasingMethod,
         *,
-        text: TextEmbedder | None = None,
+        text: TextStore | None = None,
         bias: BiasFile | None = None,
         device: str = "cpu",
         params: dict[str, Any] | None = None,
@@ -135,7 +136,7 @@ class Debiaser:
         return [named[query] for query in queries], truncation
 
     def _without_prompts(self, queries: list[str]) -> tuple[dict[str, QueryGroup], list[str]]:
-        rows = self.text.embed(queries)
+        rows = self._embed(queries)
         return {query: QueryGroup(rows[query][None], name=query) for query in queries}, []
 
     def _with_prompts(self, queries: list[str]) -> tuple[dict[str, QueryGroup], list[str]]:
@@ -150,9 +151,15 @@ class Debiaser:
             if sentence not in fixed
         ]
         derived = list(dict.fromkeys(derived))
-        rows = self.text.embed([*queries, *derived]) | self.text.embed(fixed, keep=True)
+        rows = self._embed([*queries, *derived]) | self._embed(fixed, keep=True)
         embedder = GroupEmbedder(lambda sentences: torch.stack([rows[s] for s in sentences]))
         return {group.name: embedder.group(group, name, needs) for group in prompts.groups}, derived
+
+    def _embed(self, sentences: Iterable[str], *, keep: bool = False) -> dict[str, Tensor]:
+        """Embed distinct sentences together; those that belong to no query are to be kept."""
+        distinct = list(dict.fromkeys(sentences))
+        rows = self.text.embed(distinct, keep=keep).to(self.device)
+        return dict(zip(distinct, rows, strict=True))
 
     def _fixed_sentences(self) -> dict[str, None]:
         """Sentences that are the same for every query."""

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from bias_evaluation.embedding.text_store import TextStore
 from bias_evaluation.grid.configs import Backbone, load_methods, option_types
 from bias_evaluation.grid.methods import find_method
 from bias_evaluation.weights.find import sae_file
@@ -17,14 +16,13 @@ from fair_search.backbones import BackboneLike, find_backbone
 from fair_search.bias_files import BiasFile, BiasLike, load_bias
 from fair_search.config_files import PROMPT_SET, checkout, config_folder
 from fair_search.debiaser import ALL_QUERIES, Debiaser
-from fair_search.text import TextEmbedder
 from safe_io.documents import unknown
 from safe_io.errors import InputError, as_input_error
 
 
 def load_debiaser(
     method: str,
-    backbone: BackboneLike | TextEmbedder | None = None,
+    backbone: BackboneLike | TextStore | None = None,
     bias: BiasLike | None = None,
     *,
     weights: str | Path | None = None,
@@ -39,10 +37,10 @@ def load_debiaser(
     ----------
     method : str
         'orth-proj', 'sem-bi' …: a name of `debiasing_methods.registry.METHODS`.
-    backbone : str, Backbone, (model, weights) or TextEmbedder, optional
+    backbone : str, Backbone, (model, weights) or TextStore, optional
         As for `find_backbone`: a name of ``config/backbones.yml``; or a model of open_clip (or a model
         config, ``.json``) with a pretrained tag or the path of a checkpoint. Not needed where
-        no text is encoded. A `TextEmbedder` serves several methods with one loaded model.
+        no text is encoded. A `TextStore` serves several methods with one loaded model.
     bias : str, path, mapping or BiasFile, optional
         As for `load_bias`: 'gender', 'race', 'age', or a file of your own. Not needed where the method needs
         no prompts.
@@ -56,7 +54,7 @@ def load_debiaser(
     seed : int
         Seed of ZSDebias's noise.
     device : str
-        'cpu' or 'cuda'; where a `TextEmbedder` is given, its own device counts.
+        'cpu' or 'cuda'; where a `TextStore` is given, its own device counts.
 
     Returns
     -------
@@ -80,7 +78,7 @@ def load_debiaser(
         built = cls(**plain, **trained)  # an option may be out of its range
     params = {
         "method": method,
-        "backbone": text.backbone and text.backbone.name if isinstance(backbone, TextEmbedder) else backbone,
+        "backbone": text.backbone and text.backbone.name if isinstance(backbone, TextStore) else backbone,
         "bias": bias if bias is None or isinstance(bias, (str, Path)) else described.attribute,
         "weights": weights,
         "text_embeddings": text_embeddings,
@@ -92,19 +90,17 @@ def load_debiaser(
 
 
 def _text(
-    backbone: BackboneLike | TextEmbedder | None, text_embeddings: str | Path | None, device: str
-) -> TextEmbedder | None:
+    backbone: BackboneLike | TextStore | None, text_embeddings: str | Path | None, device: str
+) -> TextStore | None:
     """Find out where embeddings of sentences come from; None where nothing says it."""
-    if isinstance(backbone, TextEmbedder):
+    if isinstance(backbone, TextStore):
         if text_embeddings is not None:
-            raise InputError("give either a text embedder or a file of text embeddings, not both")
+            raise InputError("give either a text store or a file of text embeddings, not both")
         return backbone
     if backbone is None and text_embeddings is None:
         return None
     found = None if backbone is None else find_backbone(backbone)
-    return TextEmbedder(
-        found, given=None if text_embeddings is None else Path(text_embeddings), device=device
-    )
+    return TextStore(found, given=None if text_embeddings is None else Path(text_embeddings), device=device)
 
 
 def _options(method: str, bias: BiasFile | None, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,7 +115,7 @@ def _options(method: str, bias: BiasFile | None, given: Mapping[str, Any]) -> di
 def _trained(
     cls: type[DebiasingMethod],
     bias: BiasFile | None,
-    text: TextEmbedder | None,
+    text: TextStore | None,
     weights: str | Path | None,
     seed: int,
 ) -> dict[str, Any]:
@@ -134,8 +130,7 @@ def _trained(
         raise InputError(f"{cls.name} needs to know the width of its embeddings: give a backbone")
     if cls.weights == "sae":
         sae = load_sae(path, dim=text.dim, make=make).to(text.device)
-        diverse = text.embed(bias.diverse, keep=True)
-        return {"sae": sae, "diverse": torch.stack([diverse[s] for s in bias.diverse])}
+        return {"sae": sae, "diverse": text.embed(bias.diverse).to(text.device)}
     if cls.weights == "zsdebias":
         return {"vae": load_zsdebias(path, dim=text.dim, make=make).to(text.device), "seed": seed}
     return {"maps": {ALL_QUERIES: load_prism_map(path, dim=text.dim, make=make).to(text.device)}}

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bias_evaluation.embedding.encoder import TextStore
+from bias_evaluation.embedding.text_store import TextStore
 from bias_evaluation.grid import methods as method_names
 from bias_evaluation.grid.configs import Backbone, DatasetConfig, load_dataset_config
 from bias_evaluation.prompts.sentences import MethodPrompts, SettingPrompts

@@ -134,7 +134,7 @@ def study_world(tmp_path_factory: pytest.TempPathFactory) -> StudyWorld:
     """Make the small project of the studies."""
     import torch
 
-    from bias_evaluation.embedding.encoder import write_text_embeddings
+    from bias_evaluation.embedding.text_store import write_text_embeddings
     from bias_evaluation.prompts.sentences import load_prompts
     from bias_evaluation.prompts.study_config import load_study_config
     from bias_evaluation.weights.read import save_sae

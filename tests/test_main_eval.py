@@ -27,7 +27,7 @@ from torch import Tensor
 import main_eval
 from bias_evaluation.datasets.folder import TRAIN_INDICES, VAL_INDICES, embeddings_name, make_folds
 from bias_evaluation.datasets.metadata import METADATA
-from bias_evaluation.embedding import encoder
+from bias_evaluation.embedding import text_store
 from bias_evaluation.embedding.encoder import Encoder
 from bias_evaluation.grid import plan as grid
 from bias_evaluation.grid.configs import load_dataset_config
@@ -1144,7 +1144,7 @@ def encoders(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             made.append(backbone.name)
             super().__init__(backbone, **options)
 
-    monkeypatch.setattr(encoder, "Encoder", Recorded)
+    monkeypatch.setattr(text_store, "Encoder", Recorded)
     return made
 
 

@@ -1,4 +1,4 @@
-"""The open_clip towers behind one class, and text embeddings that are computed once and kept on disk.
+"""The open_clip towers behind one class.
 
 Symbols: P prompts, d embedding dimension. Text and image embeddings are raw (not normalised) float32.
 """
@@ -6,27 +6,23 @@ Symbols: P prompts, d embedding dimension. Text and image embeddings are raw (no
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from bias_evaluation.embedding.text_tower import encode_tokens
 from bias_evaluation.grid.configs import Backbone
-from safe_io.arrays import check_matrix, existing, finite_rows, load_arrays
 from safe_io.digests import remembered_sha256
 from safe_io.documents import Section, unknown
 from safe_io.errors import InputError
-from safe_io.files import atomic_path, read_json, sha256_file, sha256_json
-from safe_io.locks import claim, remove_abandoned
+from safe_io.files import read_json, sha256_file, sha256_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SHOW_PROGRESS_FROM = 256  # prompts
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -185,125 +181,3 @@ def encoder_digest(backbone: Backbone) -> str:
         weights = remembered_sha256(checkpoint)
     name = sha256_file(model) if model.suffix == ".json" and model.is_file() else backbone.open_clip
     return sha256_json([name, weights, backbone.quick_gelu])
-
-
-class TextStore:
-    """Raw text embeddings of one backbone: each prompt is encoded once and kept on disk.
-
-    Parameters
-    ----------
-    backbone : Backbone
-    cache_dir : pathlib.Path
-        Folder of the kept embeddings; one file for each backbone and checkpoint.
-    device : str
-        Where to encode what is new.
-    given : pathlib.Path, optional
-        A file that supplies the embeddings (``--text-embeddings``): arrays `prompts` (P,) and `embeddings`
-        (P, d), raw. No model is loaded then, and a prompt that is not in it is an error.
-    """
-
-    def __init__(
-        self, backbone: Backbone, cache_dir: Path, *, device: str = "cpu", given: Path | None = None
-    ) -> None:
-        self.backbone = backbone
-        self.given = given
-        self._device = device
-        if given:
-            self.digest = remembered_sha256(existing(given, "text embeddings"))
-        else:
-            self.digest = encoder_digest(backbone)
-        self.path = given or cache_dir / f"CLIP_{backbone.name}_{self.digest[:12]}.npz"
-        self._rows: dict[str, int] = {}
-        self._embeddings = torch.empty(0, backbone.dim)
-        if given is None:
-            remove_abandoned(cache_dir)
-        self._read()
-
-    def _read(self) -> None:
-        """Take over what is on disk and not here yet; what is here has been written there before."""
-        if not self.path.is_file():
-            return
-        prompts, embeddings = read_text_embeddings(self.path, self.backbone.dim)
-        new = [row for row, prompt in enumerate(prompts) if prompt not in self._rows]
-        self._add([prompts[row] for row in new], embeddings[new])
-
-    def _add(self, prompts: Sequence[str], embeddings: Tensor) -> None:
-        start = len(self._rows)
-        self._rows.update({prompt: start + i for i, prompt in enumerate(prompts)})
-        self._embeddings = torch.cat([self._embeddings, embeddings])
-
-    def missing(self, prompts: Iterable[str]) -> list[str]:
-        """Distinct prompts that are not there yet, in order."""
-        return [p for p in dict.fromkeys(prompts) if p not in self._rows]
-
-    def ensure(self, prompts: Iterable[str]) -> None:
-        """Encode the prompts that are not there yet, together, and keep them.
-
-        Raises
-        ------
-        InputError
-            Some are missing and the embeddings come from a given file.
-        """
-        missing = self.missing(prompts)
-        if not missing:
-            return
-        if self.given:
-            raise InputError(describe_missing(missing, self.given))
-        with claim(self.path, wait=True):  # another run may be writing the same file
-            self._read()
-            if missing := self.missing(missing):
-                encoder = Encoder(self.backbone, device=self._device)
-                self.keep(missing, encoder.encode_text(missing, progress=len(missing) > SHOW_PROGRESS_FROM))
-
-    def keep(self, prompts: Sequence[str], embeddings: Tensor) -> None:
-        """Add prompts that are not there yet, with their raw embeddings ``(P, d)``, here and on disk."""
-        self._add(prompts, embeddings)
-        write_text_embeddings(self.path, list(self._rows), self._embeddings)
-
-    def embed(self, prompts: Sequence[str]) -> Tensor:
-        """Raw embeddings ``(P, d)``, float32, of P prompts, encoding those that are not there yet."""
-        self.ensure(prompts)
-        return self._embeddings[[self._rows[p] for p in prompts]]
-
-
-def describe_missing(missing: Sequence[str], path: Path) -> str:
-    """One line that counts missing prompts and shows the first three."""
-    shown = "; ".join(f"'{p}'" for p in missing[:3])
-    return f"{len(missing)} prompt(s) have no embedding in {path}, the first: {shown}"
-
-
-def read_text_embeddings(path: Path, dim: int | None = None) -> tuple[list[str], Tensor]:
-    """Read text embeddings from a ``.npz`` file.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        Arrays `prompts` (P,), text, and `embeddings` (P, d), floating point, raw.
-    dim : int, optional
-        Width d that is needed; any by default.
-
-    Returns
-    -------
-    prompts : list of str
-    embeddings : Tensor of shape (P, d), float32
-
-    Raises
-    ------
-    InputError
-        The file is damaged, an array is missing or of the wrong kind, or values are not finite.
-    """
-    prompts, embeddings = load_arrays(path, "text embeddings", ("prompts", "embeddings"))
-    if prompts.dtype.kind != "U" or prompts.ndim != 1 or embeddings.dtype.kind != "f":
-        raise InputError(f"{path}: 'prompts' must be a list of texts and 'embeddings' a float matrix")
-    check_matrix(embeddings, path, dim)
-    if len(embeddings) != len(prompts):
-        raise InputError(f"{path}: {len(prompts)} prompts, but {len(embeddings)} rows of embeddings")
-    if len(set(prompts.tolist())) != len(prompts):
-        raise InputError(f"{path}: a prompt stands in 'prompts' twice")
-    return prompts.tolist(), finite_rows(embeddings, path)
-
-
-def write_text_embeddings(path: Path, prompts: Sequence[str], embeddings: Tensor) -> None:
-    """Write text embeddings in the form that `read_text_embeddings` reads, atomically."""
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, prompts=np.asarray(prompts), embeddings=embeddings.numpy())

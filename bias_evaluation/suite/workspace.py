@@ -23,7 +23,7 @@ from bias_evaluation.datasets.folder import (
 )
 from bias_evaluation.datasets.metadata import METADATA
 from bias_evaluation.datasets.stored_images import StoredImages
-from bias_evaluation.embedding.encoder import TextStore, describe_missing
+from bias_evaluation.embedding.text_store import TextStore, describe_missing
 from bias_evaluation.grid.configs import Backbone, DatasetConfig, Labels, Setting, option_defaults
 from bias_evaluation.grid.plan import ResultKey, RunOptions, State
 from bias_evaluation.prompts.official import is_official, load_official

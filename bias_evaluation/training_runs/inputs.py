@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bias_evaluation.embedding.encoder import read_text_embeddings
+from bias_evaluation.embedding.text_store import read_text_embeddings
 from safe_io.arrays import finite_rows, read_matrix
 from safe_io.errors import InputError
 from safe_io.files import read_json

@@ -129,7 +129,7 @@ def test_missing_sentences_name_the_command_that_makes_them(study_world, tmp_pat
 
 
 def test_sentences_are_embedded_once(study_world, tmp_path, monkeypatch, capsys) -> None:
-    from bias_evaluation.embedding import encoder
+    from bias_evaluation.embedding import text_store
 
     asked = []
 
@@ -141,7 +141,7 @@ def test_sentences_are_embedded_once(study_world, tmp_path, monkeypatch, capsys)
             asked.extend(prompts)
             return torch.ones(len(prompts), self.dim)
 
-    monkeypatch.setattr(encoder, "Encoder", Towers)
+    monkeypatch.setattr(text_store, "Encoder", Towers)
     arguments = ["--config", str(study_world.config), "--data-root", str(tmp_path)]
     for _ in range(2):
         assert precompute(arguments) == 0

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from bias_evaluation.embedding import text_tower
-from bias_evaluation.embedding.encoder import write_text_embeddings
+from bias_evaluation.embedding.text_store import write_text_embeddings
 from debiasing_methods.linalg import unit
 from debiasing_methods.registry import METHODS
 from fair_search import (
     MissingLabelWarning,
-    TextEmbedder,
+    TextStore,
     TruncatedTextWarning,
     debiaser,
     find_backbone,
@@ -79,7 +79,7 @@ def test_a_projected_query_is_orthogonal_to_the_spurious_prompts(search_world: A
 @pytest.mark.parametrize("method", WITHOUT_TEXT)
 def test_embeddings_give_what_their_texts_give(search_world: Any, method: str) -> None:
     loaded = search_world.load(method)
-    raw = torch.stack(list(loaded.text.embed(QUERIES[:4]).values())).numpy()
+    raw = loaded.text.embed(QUERIES[:4]).numpy()
     np.testing.assert_allclose(loaded.debias(raw), loaded.debias(QUERIES[:4]), atol=1e-6)
     np.testing.assert_allclose(
         loaded.scores(search_world.images, raw),
@@ -190,7 +190,7 @@ def test_long_texts_are_counted_once(search_world: Any, monkeypatch: pytest.Monk
 
 
 def test_a_loaded_model_serves_several_methods(search_world: Any) -> None:
-    text = TextEmbedder(find_backbone(search_world.backbone))
+    text = TextStore(find_backbone(search_world.backbone))
     encoded = []
     encode = text.encoder.encode_text
     text.encoder.encode_text = lambda prompts: encoded.extend(prompts) or encode(prompts)
@@ -204,9 +204,9 @@ def test_a_loaded_model_serves_several_methods(search_world: Any) -> None:
 def test_given_text_embeddings_load_no_model(search_world: Any, tmp_path: Path) -> None:
     loaded = search_world.load("orth-cali")
     sentences = ["nurse", *loaded.bias.prompts(["nurse"]).sentences("orth-cali", METHODS["orth-cali"].needs)]
-    rows = loaded.text.embed(sentences)
+    sentences = list(dict.fromkeys(sentences))
     path = tmp_path / "text.npz"
-    write_text_embeddings(path, list(rows), torch.stack(list(rows.values())))
+    write_text_embeddings(path, sentences, loaded.text.embed(sentences))
     given = load_debiaser("orth-cali", bias="gender", text_embeddings=path)
     np.testing.assert_allclose(given.debias(["nurse"]), loaded.debias(["nurse"]), atol=1e-6)
     with pytest.raises(InputError, match=r"3 prompt\(s\) have no embedding in .*, the first: 'doctor'"):

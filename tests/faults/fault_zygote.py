@@ -164,7 +164,7 @@ def main() -> None:
     for module in set(COMMANDS.values()):
         importlib.import_module(module)
     for name in (
-        "bias_evaluation.embedding.encoder",
+        "bias_evaluation.embedding.text_store",
         "open_clip",
         "matplotlib.pyplot",
         "safetensors.torch",

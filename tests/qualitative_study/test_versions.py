@@ -12,7 +12,7 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from bias_evaluation.embedding.encoder import TextStore
+from bias_evaluation.embedding.text_store import TextStore
 from bias_evaluation.prompts.study_config import load_study_config
 from bias_evaluation.weights.read import load_sae, save_sae
 from debiasing_methods.linalg import unit

@@ -16,8 +16,9 @@ from PIL import Image
 import precompute_embeddings
 from bias_evaluation.datasets.folder import embeddings_name
 from bias_evaluation.datasets.metadata import build_metadata
-from bias_evaluation.embedding.encoder import Encoder, TextStore, read_text_embeddings
+from bias_evaluation.embedding.encoder import Encoder
 from bias_evaluation.embedding.image_embeddings import embed_dataset
+from bias_evaluation.embedding.text_store import TextStore, read_text_embeddings
 from bias_evaluation.grid.configs import Backbone
 from safe_io.errors import InputError, run_main
 

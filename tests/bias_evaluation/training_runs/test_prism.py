@@ -706,7 +706,7 @@ def test_both_spellings_and_published_options_are_taken(command: Command) -> Non
 def test_only_new_sentences_are_encoded_and_in_parts(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import bias_evaluation.embedding.encoder as encoder
+    from bias_evaluation.embedding import text_store
 
     asked: list[list[str]] = []
 
@@ -717,7 +717,7 @@ def test_only_new_sentences_are_encoded_and_in_parts(
             asked.append(list(prompts))
             return torch.tensor([[1.0 + len(p), p.count("e"), p.count("n"), len(asked), 1] for p in prompts])
 
-    monkeypatch.setattr(encoder, "Encoder", Fake)
+    monkeypatch.setattr(text_store, "Encoder", Fake)
     monkeypatch.setattr(prism_training, "_ENCODED_TOGETHER", 10)
     arguments = ["--CLIP_model", "tiny", "--task", "retrieval", "--data-root", str(command.root / "data")]
     assert command(*arguments, "--setting", "digit_one_color", "--seed", "0", "1", "2") == 0

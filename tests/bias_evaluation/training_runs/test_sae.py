@@ -549,7 +549,7 @@ def test_prompts_are_read(tmp_path, name, text):
 
 
 def test_prompts_are_encoded_by_the_backbone(embeddings, tmp_path, monkeypatch):
-    from bias_evaluation.embedding import encoder
+    from bias_evaluation.embedding import text_store
 
     class Encoder:
         def __init__(self, backbone, *, device):
@@ -558,7 +558,7 @@ def test_prompts_are_encoded_by_the_backbone(embeddings, tmp_path, monkeypatch):
         def encode_text(self, prompts, *, progress):
             return torch.stack([embeddings[int(p.removeprefix("prompt "))] for p in prompts])
 
-    monkeypatch.setattr(encoder, "Encoder", Encoder)
+    monkeypatch.setattr(text_store, "Encoder", Encoder)
     (tmp_path / "config").mkdir()
     backbones = tmp_path / "config" / "backbones.yml"
     backbones.write_text("small: {open_clip: RN50, pretrained: openai, dim: 8, quick_gelu: true}\n")
