@@ -10,7 +10,8 @@ from pathlib import Path
 
 from bias_evaluation.grid.configs import load_backbones
 from bias_evaluation.release.fetch import install_archive
-from bias_evaluation.release.files import BASE_URL, WEIGHT_KINDS
+from bias_evaluation.release.files import BASE_URL
+from bias_evaluation.weights.kinds import KINDS
 from safe_io.checkout import ROOT
 from safe_io.documents import unknown
 from safe_io.errors import EXIT_BAD_INPUT, InputError, run_main
@@ -18,7 +19,7 @@ from safe_io.errors import EXIT_BAD_INPUT, InputError, run_main
 
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    names = ", ".join(WEIGHT_KINDS)
+    names = ", ".join(KINDS)
     parser = argparse.ArgumentParser(
         description="Fetch the three weight archives of the paper's release and put their files into "
         "debiasing_methods/<kind>_weights/. A transfer that was cut goes on with the next call. Each archive "
@@ -29,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--only",
         nargs="+",
-        choices=list(WEIGHT_KINDS),
+        choices=list(KINDS),
         metavar="NAME",
         help=f"some of: {names} (default: all)",
     )
@@ -66,8 +67,8 @@ def by_name(option: str, values: Sequence[str]) -> dict[str, str]:
         name, separator, rest = value.partition("=")
         if not separator or not rest:
             raise InputError(f"{option} {value}: NAME=VALUE is needed")
-        if name not in WEIGHT_KINDS:
-            raise unknown("archive", name, list(WEIGHT_KINDS), option)
+        if name not in KINDS:
+            raise unknown("archive", name, list(KINDS), option)
         if name in pairs:
             raise InputError(f"{option}: '{name}' is given twice")
         pairs[name] = rest
@@ -90,8 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_digests(digests)
     backbones = load_backbones(ROOT / "config" / "backbones.yml")
     failed = 0
-    for name in args.only or WEIGHT_KINDS:
-        kind = WEIGHT_KINDS[name]
+    for name in args.only or KINDS:
+        kind = KINDS[name]
         try:
             done = install_archive(
                 kind,

@@ -18,8 +18,9 @@ from bias_evaluation.grid.configs import DatasetConfig
 from bias_evaluation.grid.flat_configs import load_configs
 from bias_evaluation.grid.plan import ResultKey, RunOptions, Selection, State, check_selection, plan
 from bias_evaluation.suite.evaluate import batches, evaluate
+from bias_evaluation.suite.inputs import SharedCache
 from bias_evaluation.suite.results import differences, write_records
-from bias_evaluation.suite.workspace import SharedCache, Workspace
+from bias_evaluation.suite.workspace import Workspace
 from safe_io.errors import InputError, run_main
 from safe_io.locks import claim, remove_abandoned
 
@@ -132,7 +133,7 @@ def make_grid(args: argparse.Namespace, part: Part | None = None) -> list[Planne
         place = (config.path, folder, key.backbone, options)
         if place not in workspaces:
             workspaces[place] = Workspace(replace(config, folder=folder), key.backbone, options, shared)
-        grid.append(PlannedResult(key, workspaces[place].state(key), workspaces[place]))
+        grid.append(PlannedResult(key, workspaces[place].states.of(key), workspaces[place]))
     return grid
 
 
@@ -211,7 +212,7 @@ def compute(batch: Sequence[PlannedResult]) -> int:
 def _written_meanwhile(item: PlannedResult) -> bool:
     if item.state.kind != "to do" or not item.path.is_file():
         return False
-    if changed := differences(item.path, item.workspace.digests(item.key)):
+    if changed := differences(item.path, item.workspace.states.digests(item.key)):
         raise InputError(
             f"{item.path} was written meanwhile, from another {', '.join(changed)}; run again with "
             f"--overwrite to replace it, or with another --output-dir"
@@ -249,7 +250,7 @@ def encode_text(work: list[PlannedResult]) -> None:
     for item in work:
         parts.setdefault(item.workspace, []).append(item.key)
     for workspace, keys in parts.items():
-        workspace.ensure_text(keys)
+        workspace.inputs.ensure_text(keys)
 
 
 def run_on_ray(

@@ -12,7 +12,7 @@ from bias_evaluation.grid.configs import load_dataset_config
 from bias_evaluation.grid.methods import find_method
 from bias_evaluation.prompts.prism_texts import PrismTextSet, load_text_sets
 from bias_evaluation.prompts.sentences import MethodPrompts, PromptGroup, SettingPrompts
-from bias_evaluation.suite.workspace import load_setting_prompts
+from bias_evaluation.prompts.setting_prompts import load_setting_prompts
 from debiasing_methods.registry import METHODS
 from safe_io.documents import unknown
 from safe_io.errors import run_main

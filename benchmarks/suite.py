@@ -81,7 +81,7 @@ def run_suite(argv: Sequence[str], started: float, device: str) -> dict[str, Any
     evaluate = main_eval.evaluate
 
     def timed_evaluate(workspace: Workspace, keys: Sequence[ResultKey]) -> list[Any]:
-        key, n = keys[0], len(workspace.data.metadata)
+        key, n = keys[0], len(workspace.inputs.data.metadata)
         row = {"dataset": key.dataset, "backbone": key.backbone.name, "method": key.method.name}
         row["images"] = n
         if device == "cpu":  # else the matrix lies on the GPU

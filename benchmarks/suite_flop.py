@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from benchmarks.suite_world import LATENTS
 from bias_evaluation.grid.plan import ResultKey
 from bias_evaluation.suite.workspace import Workspace
+from bias_evaluation.weights.kinds import SAE
 from debiasing_methods.base import DebiasingMethod, QueryGroup
 from debiasing_methods.registry import get_method
 from debiasing_methods.transforms import LinearTransform, SpanTransform
@@ -19,18 +20,18 @@ from debiasing_methods.transforms import LinearTransform, SpanTransform
 
 def gflop(workspace: Workspace, keys: Sequence[ResultKey]) -> float:
     """Work of one batch of results, in 10⁹ operations."""
-    method = workspace.method(keys[0])
+    method = workspace.methods.get(keys[0])
     groups = [
-        workspace.embedder.group(group, key.method.name, method.needs)
+        workspace.inputs.embedder.group(group, key.method.name, method.needs)
         for key in keys
-        for group in workspace.prompts(key.setting).groups
+        for group in workspace.inputs.prompts(key.setting).groups
     ]
     return (_image_work(workspace, method, groups) + _text_work(workspace, keys)) / 1e9
 
 
 def _image_work(workspace: Workspace, method: DebiasingMethod, groups: Sequence[QueryGroup]) -> float:
-    n, d = workspace.data.embeddings.shape
-    evaluated = workspace.data.val.size  # F · m
+    n, d = workspace.inputs.data.embeddings.shape
+    evaluated = workspace.inputs.data.val.size  # F · m
     queries = sum(len(group.queries) for group in groups)
     if method.random_images:  # encode half of the latents once, decode every fold's images
         return 4 * n * d**2 + evaluated * (4 * d**2 + 2 * d * queries)
@@ -49,8 +50,8 @@ def _text_work(workspace: Workspace, keys: Sequence[ResultKey]) -> float:
     total = 0.0
     for key in keys:
         method = get_method(key.method.name)
-        if method.weights == "sae":
-            prompts = workspace.prompts(key.setting)
+        if method.weights == SAE.name:
+            prompts = workspace.inputs.prompts(key.setting)
             sentences = prompts.sentences(method.name, method.needs)
             queries = sum(len(group.queries) for group in prompts.groups)
             total += 2.0 * (len(sentences) + queries) * workspace.backbone.dim * LATENTS

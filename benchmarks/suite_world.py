@@ -26,7 +26,8 @@ from bias_evaluation.datasets.folder import (
 from bias_evaluation.datasets.metadata import METADATA
 from bias_evaluation.grid.configs import DatasetConfig, load_dataset_config
 from bias_evaluation.grid.plan import ResultKey, RunOptions, Selection, plan
-from bias_evaluation.suite.workspace import SharedCache, Workspace
+from bias_evaluation.suite.inputs import SharedCache
+from bias_evaluation.suite.workspace import Workspace
 from bias_evaluation.weights.read import PRISM_MAP
 from debiasing_methods.registry import get_method
 from debiasing_methods.sae import SparseAutoencoder
@@ -117,7 +118,7 @@ def _write_labels(config: DatasetConfig, folder: Path, n: int) -> None:
 
 def _write_images(workspace: Workspace, n: int) -> None:
     """Raw embeddings with a common mean, as CLIP's have, written a part at a time."""
-    path = workspace.folder / embeddings_name(workspace.backbone.name)
+    path = workspace.inputs.folder / embeddings_name(workspace.backbone.name)
     if path.is_file():
         return
     random, dim = _generator(str(path.name)), workspace.backbone.dim
@@ -132,7 +133,7 @@ def _write_images(workspace: Workspace, n: int) -> None:
 
 def _write_weights(workspace: Workspace, key: ResultKey) -> None:
     kind, dim = get_method(key.method.name).weights, workspace.backbone.dim
-    for file in workspace.weight_files(key):
+    for file in workspace.methods.files(key):
         if not file.path.is_file():
             file.path.parent.mkdir(parents=True, exist_ok=True)
             generator = torch.Generator().manual_seed(crc32(file.path.name.encode()))
@@ -172,14 +173,14 @@ def _write_text(root: Path, selection: Selection) -> None:
     for workspace, key in _all_keys(root, selection):
         first = backbones.setdefault(key.backbone.name, workspace)
         method = get_method(key.method.name)
-        needed = workspace.prompts(key.setting).sentences(method.name, method.needs)
+        needed = workspace.inputs.prompts(key.setting).sentences(method.name, method.needs)
         sentences.setdefault(first, {}).update(dict.fromkeys(needed))
     for workspace, needed in sentences.items():
         _write_sentences(workspace, needed)
 
 
 def _write_sentences(workspace: Workspace, sentences: Iterable[str]) -> None:
-    store, generator = workspace.text, torch.Generator()
+    store, generator = workspace.inputs.text, torch.Generator()
     if missing := store.missing(sentences):
         generator.manual_seed(crc32(store.path.name.encode()) + len(missing))
         store.keep(missing, torch.randn(len(missing), store.backbone.dim, generator=generator))

@@ -153,7 +153,7 @@ def needed_text_sets(configs: Sequence[DatasetConfig], prompts: str) -> list[tup
         Name of the prompt set.
     """
     from bias_evaluation.prompts.prism_settings import text_set_name
-    from bias_evaluation.suite.workspace import load_setting_prompts
+    from bias_evaluation.prompts.setting_prompts import load_setting_prompts
 
     return list(
         dict.fromkeys(

@@ -9,15 +9,16 @@ from typing import Any
 from bias_evaluation.embedding.text_store import TextStore
 from bias_evaluation.grid.configs import Backbone, load_methods, option_types
 from bias_evaluation.grid.methods import find_method
+from bias_evaluation.weights.build import build_method
 from bias_evaluation.weights.find import sae_file
-from bias_evaluation.weights.read import load_prism_map, load_sae, load_zsdebias
+from bias_evaluation.weights.kinds import KINDS, SAE
 from debiasing_methods.base import DebiasingMethod
 from fair_search.backbones import BackboneLike, find_backbone
 from fair_search.bias_files import BiasFile, BiasLike, load_bias
 from fair_search.config_files import PROMPT_SET, checkout, config_folder
 from fair_search.debiaser import ALL_QUERIES, Debiaser
 from safe_io.documents import unknown
-from safe_io.errors import InputError, as_input_error
+from safe_io.errors import InputError
 
 
 def load_debiaser(
@@ -73,9 +74,14 @@ def load_debiaser(
     if cls.needs and text is None:
         raise InputError(f"{method} needs prompts: give a backbone, or text embeddings that hold them")
     plain = _options(method, described, options or {})
-    trained = _trained(cls, described, text, weights, seed)
-    with as_input_error(method):
-        built = cls(**plain, **trained)  # an option may be out of its range
+    built = build_method(
+        cls,
+        plain,
+        where=method,
+        weights=_trained(cls, text, weights),
+        diverse=text.embed(described.diverse).to(text.device) if "diverse" in cls.needs else None,
+        seed=seed,
+    )
     params = {
         "method": method,
         "backbone": text.backbone and text.backbone.name if isinstance(backbone, TextStore) else backbone,
@@ -114,26 +120,20 @@ def _options(method: str, bias: BiasFile | None, given: Mapping[str, Any]) -> di
 
 def _trained(
     cls: type[DebiasingMethod],
-    bias: BiasFile | None,
     text: TextStore | None,
     weights: str | Path | None,
-    seed: int,
-) -> dict[str, Any]:
-    """Load what a method's constructor takes of trained weights."""
+) -> Any:
+    """Load the trained weights that a method's constructor takes; None for a method without."""
     if cls.weights is None:
         if weights is not None:
             raise InputError(f"{cls.name} has no trained weights; leave them out")
-        return {}
+        return None
     backbone = text.backbone if text else None
     path, make = weights_file(cls.name, backbone, weights)
     if text is None:
         raise InputError(f"{cls.name} needs to know the width of its embeddings: give a backbone")
-    if cls.weights == "sae":
-        sae = load_sae(path, dim=text.dim, make=make).to(text.device)
-        return {"sae": sae, "diverse": text.embed(bias.diverse).to(text.device)}
-    if cls.weights == "zsdebias":
-        return {"vae": load_zsdebias(path, dim=text.dim, make=make).to(text.device), "seed": seed}
-    return {"maps": {ALL_QUERIES: load_prism_map(path, dim=text.dim, make=make).to(text.device)}}
+    trained = KINDS[cls.weights].load(path, dim=text.dim, make=make).to(text.device)
+    return {ALL_QUERIES: trained} if KINDS[cls.weights].one_per_group else trained
 
 
 def weights_file(
@@ -166,10 +166,10 @@ def weights_file(
     if weights is not None:
         return Path(weights), f"see docs/methods/{method}.md"
     root = checkout()
-    if kind == "sae" and backbone is not None and root is not None:
+    if kind == SAE.name and backbone is not None and root is not None:
         found = sae_file(root, PROMPT_SET, backbone)
         return found.path, found.make
-    what = {"sae": "a sparse autoencoder", "prism": "a trained map", "zsdebias": "a trained model"}[kind]
     raise InputError(
-        f"{method} needs {what}: give its file (weights, --weights); see docs/methods/{method}.md"
+        f"{method} needs {KINDS[kind].title}: give its file (weights, --weights); see "
+        f"docs/methods/{method}.md"
     )

@@ -98,17 +98,19 @@ def make_report(workspace: Workspace, key: ResultKey, *, top: int, prompts_shown
     prompts_shown : int
         Number of prompts that are named for each latent.
     """
-    setting = workspace.prompts(key.setting)
-    workspace.ensure_text([key])
-    method = workspace.method(key)
+    setting = workspace.inputs.prompts(key.setting)
+    workspace.inputs.ensure_text([key])
+    method = workspace.methods.get(key)
     assert isinstance(method, SparseEmbeddingModulation)
-    groups = [workspace.embedder.group(group, key.method.name, method.needs) for group in setting.groups]
+    groups = [
+        workspace.inputs.embedder.group(group, key.method.name, method.needs) for group in setting.groups
+    ]
     modulation = method.modulate(groups)
     chosen, movement = order_latents(method, modulation, top)
     scores = class_scores(method.diverse, [method.sae.encode(p) for p in groups[0].bias_prompts])
     names = list(setting.groups[0].for_method(key.method.name, method.needs).bias_prompts)
     sentences = setting.sentences(key.method.name, method.needs)
-    activations = method.sae.encode(workspace.embedder.matrix(tuple(sentences)))[:, chosen]
+    activations = method.sae.encode(workspace.inputs.embedder.matrix(tuple(sentences)))[:, chosen]
     latents = pd.DataFrame(
         {
             "latent": chosen.tolist(),
@@ -277,7 +279,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         device=args.device,
     )
     workspace = Workspace(config, key.backbone, options)
-    workspace.prompts(key.setting).check_for(args.method, METHODS[args.method].needs)
+    workspace.inputs.prompts(key.setting).check_for(args.method, METHODS[args.method].needs)
     report = make_report(workspace, key, top=args.top, prompts_shown=args.prompts_shown)
     stem = args.output_dir / f"neurons_{config.dataset}_{args.setting}_{key.backbone.stem}_{args.method}"
     for name, table in (("latents", report.latents), ("weights", report.weights)):

@@ -24,9 +24,11 @@ from bias_evaluation.embedding.text_store import TextStore
 from bias_evaluation.grid import methods as method_names
 from bias_evaluation.grid.configs import Backbone, DatasetConfig, load_dataset_config
 from bias_evaluation.prompts.sentences import MethodPrompts, SettingPrompts
+from bias_evaluation.prompts.setting_prompts import load_setting_prompts
 from bias_evaluation.prompts.study_config import Qualitative, StudyConfig, load_study_config
-from bias_evaluation.suite.workspace import load_setting_prompts
+from bias_evaluation.weights.build import build_method
 from bias_evaluation.weights.find import sae_file
+from bias_evaluation.weights.kinds import SAE
 from bias_evaluation.weights.read import load_sae
 from debiasing_methods.base import DebiasingMethod, QueryGroup
 from debiasing_methods.linalg import unit
@@ -49,7 +51,7 @@ def version_names() -> list[str]:
         for name, method in METHODS.items()
         if (method.changes_text or name == "vanilla")
         and not method.needs_reference
-        and method.weights in (None, "sae")
+        and method.weights in (None, SAE.name)
     ]
     return [*text, NEUTRAL_CONCEPT]
 
@@ -136,7 +138,7 @@ class VersionMaker:
 
     def digests(self, versions: Sequence[str]) -> dict[str, str]:
         """Digests of what the versions are made from."""
-        with_sae = any(_method(version).weights == "sae" for version in versions)
+        with_sae = any(_method(version).weights == SAE.name for version in versions)
         options = {version: self._options(version) for version in versions}
         return {
             "sentences": sha256_json([self._needed(version) for version in versions]),
@@ -167,11 +169,18 @@ class VersionMaker:
 
     def _version(self, version: str) -> Tensor:
         cls, options = _method(version), self._options(version)
-        if cls.weights == "sae":
-            sae = load_sae(self._sae.path, dim=self.backbone.dim, make=self._sae.make)
-            options = {**options, "sae": sae, "diverse": self.store.embed(self._prompts.diverse)}
+        with_sae = cls.weights == SAE.name
+        method = build_method(
+            cls,
+            options,
+            where=version,
+            weights=load_sae(self._sae.path, dim=self.backbone.dim, make=self._sae.make)
+            if with_sae
+            else None,
+            diverse=self.store.embed(self._prompts.diverse) if "diverse" in cls.needs else None,
+        )
         grid = self.sentences.grid
-        debiased = cls(**options).debias_text(self._groups(version))
+        debiased = method.debias_text(self._groups(version))
         return unit(torch.cat(debiased)).reshape(len(grid), len(grid[0]), -1)
 
     def _groups(self, version: str) -> list[QueryGroup]:

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -31,15 +32,18 @@ from bias_evaluation.embedding import text_store
 from bias_evaluation.embedding.encoder import Encoder
 from bias_evaluation.grid import plan as grid
 from bias_evaluation.grid.configs import load_dataset_config
+from bias_evaluation.prompts import setting_prompts
 from bias_evaluation.prompts.sentences import GroupEmbedder, load_prompts
-from bias_evaluation.suite import workspace
+from bias_evaluation.suite import inputs
 from bias_evaluation.suite.aggregation import collect_results
 from bias_evaluation.suite.results import METRICS
+from bias_evaluation.weights import read
 from bias_evaluation.weights.read import load_sae
 from bias_evaluation.weights.read import save_sae as write_sae
 from debiasing_methods.base import ReferenceImages, Vanilla
 from debiasing_methods.bend import BendVLM
 from debiasing_methods.projections import OrthCali, OrthProj
+from debiasing_methods.registry import get_method
 from debiasing_methods.sae import SparseAutoencoder
 from debiasing_methods.sem import SemB
 from safe_io import digests
@@ -178,7 +182,7 @@ class World:
 
     def save_text(self) -> None:
         """Write the text embeddings of every sentence of the prompts that are there."""
-        needs = frozenset().union(*(workspace.get_method(name).needs for name in METHODS))
+        needs = frozenset().union(*(get_method(name).needs for name in METHODS))
         sentences = [
             s
             for setting in PROMPTS["settings"]
@@ -478,20 +482,22 @@ def test_an_interrupted_run_goes_on(
 def test_shared_work_is_done_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     counts: dict[str, int] = {}
 
-    def count(name: str) -> None:
-        original = getattr(workspace, name)
+    def count(module: ModuleType, name: str) -> None:
+        original = getattr(module, name)
 
         def counted(*args: Any, **options: Any) -> Any:
             counts[name] = counts.get(name, 0) + 1
             return original(*args, **options)
 
-        monkeypatch.setattr(workspace, name, counted)
+        monkeypatch.setattr(module, name, counted)
 
-    for name in ("load_sae", "load_rows", "open_embeddings", "StoredImages", "load_prompts", "TextStore"):
-        count(name)
+    count(read, "sae_from_state_dict")
+    count(setting_prompts, "load_prompts")
+    for name in ("load_rows", "open_embeddings", "StoredImages", "TextStore"):
+        count(inputs, name)
     world.run()
     assert counts == {
-        "load_sae": 1,
+        "sae_from_state_dict": 1,
         "load_rows": 1,
         "open_embeddings": 2,  # to check them, and after their digest to use them
         "StoredImages": 1,
@@ -820,8 +826,8 @@ def test_one_result_in_two_configs(world: World) -> None:
 
 def test_no_file_is_hashed_twice(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[Path] = []
-    compute = workspace.remembered_sha256
-    monkeypatch.setattr(workspace, "remembered_sha256", lambda path: hashed.append(path) or compute(path))
+    compute = inputs.remembered_sha256
+    monkeypatch.setattr(inputs, "remembered_sha256", lambda path: hashed.append(path) or compute(path))
     world.run("--dry-run")
     assert hashed == []  # what is not there yet needs no digest before it is made
     world.run()

@@ -19,7 +19,8 @@ from tqdm import tqdm
 from bias_evaluation.grid.configs import Backbone
 from bias_evaluation.release.archive import ArchiveError, Limits, unpack
 from bias_evaluation.release.download import fetch, is_address
-from bias_evaluation.release.files import WeightKind, check_weight_file
+from bias_evaluation.release.files import check_weight_file
+from bias_evaluation.weights.kinds import WeightKind
 from safe_io.errors import InputError
 from safe_io.files import read_json, sha256_file, write_json
 from safe_io.locks import claim

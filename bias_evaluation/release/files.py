@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import ast
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bias_evaluation.grid.configs import Backbone
-from bias_evaluation.weights.read import PRISM_MAP, sae_from_state_dict, zsdebias_from_checkpoint
+from bias_evaluation.weights.kinds import WeightKind
 from safe_io.documents import as_strings
 from safe_io.errors import InputError
-from safe_io.files import load_weights, read_json, take_matrix
+from safe_io.files import load_weights, read_json
 
 BASE_URL = "https://github.com/mardgui/SEM/releases/download/v1.0"
 """Folder of the three archives: the release tag v1.0 of the paper's repository."""
@@ -22,51 +19,6 @@ MAX_TEXT_BYTES = (
     64 << 20
 )  # prompts and results take kilobytes; more is no such file, and costs memory to parse
 _GET_ANEW = "take it from the release again"
-
-
-@dataclass(frozen=True)
-class WeightKind:
-    """One kind of trained weights.
-
-    Attributes
-    ----------
-    name : str
-        'sae', 'prism' or 'zsdebias'.
-    pattern : re.Pattern
-        Names of its files; the group `backbone` is the backbone's name, or all before the suffix (SAE).
-    """
-
-    name: str
-    pattern: re.Pattern[str]
-
-    @property
-    def archive(self) -> str:
-        """Name of the archive in the release."""
-        return f"{self.name}_weights.zip"
-
-    @property
-    def folder(self) -> Path:
-        """Where the files go, relative to the project."""
-        return Path("debiasing_methods") / f"{self.name}_weights"
-
-    def backbone(self, file_name: str, backbones: Iterable[Backbone]) -> Backbone | None:
-        """Return the backbone that a file is for, by its name; None where it is none of those given."""
-        match = self.pattern.fullmatch(file_name)
-        named = match["backbone"] if match else None
-        for backbone in backbones:
-            if named == (Path(backbone.sae or "").stem if self.name == "sae" else backbone.name):
-                return backbone
-        return None
-
-
-_SUFFIX = r"\.(?:pth|safetensors)"
-WEIGHT_KINDS: Mapping[str, WeightKind] = {
-    "sae": WeightKind("sae", re.compile(rf"(?P<backbone>MSAE_.+){_SUFFIX}")),
-    "prism": WeightKind("prism", re.compile(rf"prism_clip=(?P<backbone>.+?)_task=.+{_SUFFIX}")),
-    "zsdebias": WeightKind(
-        "zsdebias", re.compile(rf"(?P<backbone>.+)_(?:human|animal)_zsdebias_\d+{_SUFFIX}")
-    ),
-}
 
 
 def check_weight_file(kind: WeightKind, path: Path, backbone: Backbone | None) -> None:
@@ -87,15 +39,7 @@ def check_weight_file(kind: WeightKind, path: Path, backbone: Backbone | None) -
         of another architecture or of another width.
     """
     weights = load_weights(path, make=_GET_ANEW)
-    if kind.name == "sae":
-        dim = sae_from_state_dict(weights, path).dim
-    elif kind.name == "prism":
-        w = take_matrix(weights, PRISM_MAP, ndim=2, path=path)
-        if w.shape[0] != w.shape[1]:
-            raise InputError(f"{path}: '{PRISM_MAP}' is {tuple(w.shape)}; a square matrix is needed")
-        dim = w.shape[0]
-    else:
-        dim = zsdebias_from_checkpoint(weights, path).dim
+    dim = kind.width(weights, path)
     if backbone is not None and dim != backbone.dim:
         raise InputError(
             f"{path} has width {dim}, but {backbone.name}, which its name states, has width {backbone.dim}"

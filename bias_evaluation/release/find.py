@@ -11,8 +11,8 @@ from pathlib import Path
 from bias_evaluation.datasets.folder import TRAIN_INDICES, VAL_INDICES
 from bias_evaluation.datasets.metadata import METADATA
 from bias_evaluation.grid.configs import TASKS
-from bias_evaluation.release.files import WEIGHT_KINDS
 from bias_evaluation.suite.aggregation import ResultName
+from bias_evaluation.weights.kinds import KINDS
 from safe_io.errors import InputError
 
 PROMPTS = Path("config/prompts/official")
@@ -161,7 +161,7 @@ def _result(path: Path) -> Placed | None:
 
 
 def _weights(path: Path) -> Placed | None:
-    for kind in WEIGHT_KINDS.values():
+    for kind in KINDS.values():
         if path.name == kind.archive:
             raise _MisplacedError(
                 f"an archive; python download_release.py --source {kind.name}=FILE takes it"

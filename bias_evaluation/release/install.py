@@ -26,13 +26,13 @@ from bias_evaluation.grid.configs import Backbone
 from bias_evaluation.prompts.official import read_class_templates, read_query_templates
 from bias_evaluation.prompts.prism_texts import read_text_set
 from bias_evaluation.release.files import (
-    WEIGHT_KINDS,
     check_text_size,
     check_weight_file,
     read_diverse_prompts,
 )
 from bias_evaluation.release.find import EMBEDDINGS, Found, search
 from bias_evaluation.suite.aggregation import read_result
+from bias_evaluation.weights.kinds import KINDS
 from safe_io.arrays import load_array
 from safe_io.documents import choices
 from safe_io.errors import InputError
@@ -187,7 +187,7 @@ class _Import:
     def _check(self, file: Found) -> None:
         """Read a file as evaluation or training would."""
         path = file.source
-        weights = WEIGHT_KINDS.get(file.kind.removesuffix(" weights"))
+        weights = KINDS.get(file.kind.removesuffix(" weights"))
         if weights:
             check_weight_file(weights, path, weights.backbone(path.name, self.backbones.values()))
             return

@@ -15,7 +15,7 @@ from bias_evaluation.suite.classification import evaluate_classification, summar
 from bias_evaluation.suite.results import make_records
 from bias_evaluation.suite.retrieval import evaluate_retrieval, summarize_retrieval
 from bias_evaluation.suite.scoring import fold_scores
-from bias_evaluation.suite.workspace import Workspace, relevant_images
+from bias_evaluation.suite.workspace import Workspace
 from debiasing_methods.base import DebiasingMethod, QueryGroup, ReferenceImages
 from debiasing_methods.registry import get_method
 from safe_io.errors import as_input_error
@@ -40,7 +40,7 @@ def batches(workspace: Workspace, keys: Sequence[ResultKey]) -> Iterator[list[Re
     together: dict[object, list[ResultKey]] = {}
     for key in keys:
         alone = not get_method(key.method.name).random_images
-        together.setdefault(key.stem if alone else workspace.method(key), []).append(key)
+        together.setdefault(key.stem if alone else workspace.methods.get(key), []).append(key)
     yield from together.values()
 
 
@@ -67,14 +67,14 @@ def evaluate(
     InputError
         Inputs do not fit: labels, K, prompts or weights.
     """
-    method = workspace.method(keys[0])
+    method = workspace.methods.get(keys[0])
     groups = [_groups(workspace, key, method) for key in keys]
     with as_input_error(keys[0].stem):
         scores = fold_scores(
             method,
             [group for each in groups for group in each],
-            workspace.images,
-            workspace.data.val,
+            workspace.inputs.images,
+            workspace.inputs.data.val,
             lambda: _reference(workspace, keys[0]),
         )
         for key, mine in zip(keys, _split(scores, groups), strict=True):
@@ -82,13 +82,13 @@ def evaluate(
 
 
 def _groups(workspace: Workspace, key: ResultKey, method: DebiasingMethod) -> list[QueryGroup]:
-    prompts = workspace.prompts(key.setting).groups
-    return [workspace.embedder.group(group, key.method.name, method.needs) for group in prompts]
+    prompts = workspace.inputs.prompts(key.setting).groups
+    return [workspace.inputs.embedder.group(group, key.method.name, method.needs) for group in prompts]
 
 
 def _reference(workspace: Workspace, key: ResultKey) -> ReferenceImages:
-    images, bias = workspace.images, key.setting.bias
-    arrays = workspace.codes(bias), workspace.data.train
+    images, bias = workspace.inputs.images, key.setting.bias
+    arrays = workspace.inputs.codes(bias), workspace.inputs.data.train
     codes, train = (torch.from_numpy(array).to(images.device) for array in arrays)
     return ReferenceImages(images.rows, codes, tuple(map(str, bias.values)), train)
 
@@ -108,25 +108,25 @@ def _records(
 ) -> list[dict[str, Any]]:
     return make_records(
         key,
-        _summarize(workspace, key.setting, scores, workspace.codes(key.setting.bias)),
+        _summarize(workspace, key.setting, scores, workspace.inputs.codes(key.setting.bias)),
         retrieval_k=workspace.options.retrieval_k,
         normalize=method.normalize,
-        folds=len(workspace.data.val),
-        digests=workspace.digests(key),
+        folds=len(workspace.inputs.data.val),
+        digests=workspace.states.digests(key),
     )
 
 
 def _summarize(
     workspace: Workspace, setting: Setting, scores: Iterable[Tensor], bias: np.ndarray
 ) -> dict[str, dict[str, Any]]:
-    data = workspace.data
+    data = workspace.inputs.data
     if setting.task == "retrieval":
-        names = [group.name for group in workspace.prompts(setting).groups]
-        relevant = relevant_images(data, setting, names)
+        names = [group.name for group in workspace.inputs.prompts(setting).groups]
+        relevant = workspace.inputs.relevant(setting, names)
         k = workspace.options.retrieval_k
         records = evaluate_retrieval(scores, data.val, bias, setting.bias.values, k, relevant)
         return summarize_retrieval(records, names)
-    target = workspace.codes(setting.target)
+    target = workspace.inputs.codes(setting.target)
     classes = (setting.target.values, setting.bias.values)
     counts = evaluate_classification(scores, data.val, target, bias, (len(classes[0]), len(classes[1])))
     return summarize_classification(*counts, classes)

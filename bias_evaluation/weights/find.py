@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bias_evaluation.grid.configs import Backbone
 from bias_evaluation.prompts.prism_settings import hyperparameters, load_prism_training
+from bias_evaluation.weights.kinds import PRISM, SAE, ZSDEBIAS, WeightKind
 from debiasing_methods.training.prism import PrismHyperparameters
 
 _RELEASED = ("human", "animal")  # ZSDebias corpora of the release's models
@@ -30,7 +31,7 @@ class WeightFile:
     make: str
 
 
-def find(root: Path, kind: str, prompts: str, name: str, make: str) -> WeightFile:
+def find(root: Path, kind: WeightKind, prompts: str, name: str, make: str) -> WeightFile:
     """Look in ``<kind>_weights/<prompts>/`` (trained here), then in ``<kind>_weights/`` (the release).
 
     The release's PRISM maps were trained on its own texts: they serve the prompt set 'official' alone.
@@ -39,8 +40,7 @@ def find(root: Path, kind: str, prompts: str, name: str, make: str) -> WeightFil
     ----------
     root : pathlib.Path
         Project root.
-    kind : str
-        'sae', 'prism' or 'zsdebias'.
+    kind : WeightKind
     prompts : str
         Name of the prompt set in use.
     name : str
@@ -48,10 +48,10 @@ def find(root: Path, kind: str, prompts: str, name: str, make: str) -> WeightFil
     make : str
         Commands for the error line.
     """
-    folder = root / "debiasing_methods" / f"{kind}_weights"
+    folder = root / kind.folder
     safe = Path(name).with_suffix(".safetensors").name if name.endswith(".pth") else name
     candidates = [folder / prompts / name, folder / prompts / safe]
-    if kind != "prism" or prompts == OFFICIAL:  # a map belongs to the texts that it was trained on
+    if not kind.for_its_prompts or prompts == OFFICIAL:  # a map belongs to the texts that it was trained on
         candidates += [folder / name, folder / safe]
     found = next((path for path in candidates if path.is_file()), folder / prompts / name)
     return WeightFile(found, make)
@@ -71,7 +71,7 @@ def sae_file(root: Path, prompts: str, backbone: Backbone, given: Path | None = 
         f"train it with `python debiasing_methods/sae_training.py --backbone {backbone.name} "
         f"--output {target} …`" + _or_download(backbone)
     )
-    return WeightFile(given, make) if given else find(root, "sae", prompts, name, make)
+    return WeightFile(given, make) if given else find(root, SAE, prompts, name, make)
 
 
 def zsdebias_file(root: Path, prompts: str, backbone: Backbone, kind: str, seed: int) -> WeightFile:
@@ -82,7 +82,7 @@ def zsdebias_file(root: Path, prompts: str, backbone: Backbone, kind: str, seed:
         f"{backbone.name} --seed {seed} --prompts {prompts} --dataset_paths …` "
         f"(train_zsdebias.sh: all of the paper's)" + (_or_download(backbone) if kind in _RELEASED else "")
     )
-    return find(root, "zsdebias", prompts, name, make)
+    return find(root, ZSDEBIAS, prompts, name, make)
 
 
 def prism_files(
@@ -109,7 +109,7 @@ def prism_files(
             f"(train_all_prism.sh: all of the paper's)"
             + _or_download(backbone, f" and pass --prompts {OFFICIAL}")
         )
-        files.append(find(root, "prism", prompts, name, make))
+        files.append(find(root, PRISM, prompts, name, make))
     return files
 
 

@@ -88,14 +88,7 @@ def test_results_carry_what_they_were_made_from(world: World) -> None:
         for record in json.loads(path.read_text()):
             assert record["seed"] == 0
             assert record["folds"] == FOLDS
-            assert set(record["versions"]) >= {
-                "python",
-                "torch",
-                "numpy",
-                "scipy",
-                "open_clip_torch",
-                "source",
-            }
+            assert set(record["versions"]) >= {"python", "torch", "numpy", "scipy", "open_clip_torch", "code"}
             parts = {"revision", "config", "prompts", "weights", "text", "embeddings", "metadata", "folds"}
             assert set(record["digests"]) == parts
             assert all(record["digests"].values())

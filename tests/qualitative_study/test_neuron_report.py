@@ -62,8 +62,8 @@ def result_key(workspace: Workspace, method: str) -> ResultKey:
 def test_all_latents_together_give_the_debiased_queries(report, workspace: Workspace, method: str) -> None:
     weights = report(method).weights
     key = result_key(workspace, method)
-    sem, prompts = workspace.method(key), workspace.prompts(key.setting)
-    groups = [workspace.embedder.group(group, method, sem.needs) for group in prompts.groups]
+    sem, prompts = workspace.methods.get(key), workspace.inputs.prompts(key.setting)
+    groups = [workspace.inputs.embedder.group(group, method, sem.needs) for group in prompts.groups]
     table = weights.pivot(index="query", columns="latent", values="after").loc[QUERIES]
     after = torch.tensor(table[range(96)].to_numpy(), dtype=torch.float32)
     assert torch.allclose(sem.sae.decode(after), torch.cat(sem.debias_text(groups)), atol=1e-5)
@@ -89,9 +89,9 @@ def test_latents_come_by_their_bias_score(report) -> None:
 
 def test_the_prompts_named_are_those_that_activate_most(report, workspace: Workspace, study_world) -> None:
     latents = report(top=3).latents
-    setting = workspace.prompts(workspace.config.settings["words_side"])
+    setting = workspace.inputs.prompts(workspace.config.settings["words_side"])
     sentences = setting.sentences("sem-b", METHODS["sem-b"].needs)
-    active = load_sae(study_world.sae, dim=24).encode(workspace.text.embed(sentences))
+    active = load_sae(study_world.sae, dim=24).encode(workspace.inputs.text.embed(sentences))
     for row in latents.itertuples():
         column = active[:, row.latent]
         assert row.prompt_1 == sentences[int(column.argmax())]

@@ -21,7 +21,8 @@ import torch
 import download_release
 from bias_evaluation.grid.configs import load_backbones
 from bias_evaluation.release.fetch import Installed, install_archive
-from bias_evaluation.release.files import BASE_URL, WEIGHT_KINDS, check_weight_file
+from bias_evaluation.release.files import BASE_URL, check_weight_file
+from bias_evaluation.weights.kinds import KINDS
 from bias_evaluation.weights.read import load_prism_map, load_sae, load_zsdebias
 from safe_io.checkout import ROOT
 from safe_io.errors import InputError
@@ -101,7 +102,7 @@ def root(tmp_path: Path) -> Path:
 
 def install(root: Path, address: str, kind: str = "sae", **options: Any) -> Installed:
     options.setdefault("backbones", list(BACKBONES.values()))
-    return install_archive(WEIGHT_KINDS[kind], address, root, progress=False, **options)
+    return install_archive(KINDS[kind], address, root, progress=False, **options)
 
 
 def failure(root: Path, address: str, **options: Any) -> str:
@@ -418,13 +419,13 @@ def test_widths_are_checked_for_the_backbone_that_a_name_states(tmp_path: Path) 
         "prism": PRISM.format("ViT-L-14@336px"),
         "zsdebias": "RN101_animal_zsdebias_2.pth",
     }
-    found = [WEIGHT_KINDS[kind].backbone(name, BACKBONES.values()) for kind, name in names.items()]
+    found = [KINDS[kind].backbone(name, BACKBONES.values()) for kind, name in names.items()]
     assert [backbone and backbone.name for backbone in found] == ["RN50", "ViT-L-14@336px", "RN101"]
-    assert WEIGHT_KINDS["prism"].backbone(PRISM.format("ViT-L-14"), BACKBONES.values()) is None
+    assert KINDS["prism"].backbone(PRISM.format("ViT-L-14"), BACKBONES.values()) is None
     path = tmp_path / names["prism"]
     path.write_bytes(as_bytes({"transformer.weight": torch.ones(768, 767)}))
-    with pytest.raises(InputError, match=r"is \(768, 767\); a square matrix is needed"):
-        check_weight_file(WEIGHT_KINDS["prism"], path, found[1])
+    with pytest.raises(InputError, match=r"is \(768, 767\); PRISM needs a square matrix"):
+        check_weight_file(KINDS["prism"], path, found[1])
 
 
 # --- the command --------------------------------------------------------------------------------------------
@@ -432,7 +433,7 @@ def test_widths_are_checked_for_the_backbone_that_a_name_states(tmp_path: Path) 
 
 def test_the_address_is_that_of_the_release() -> None:
     assert BASE_URL == "https://github.com/mardgui/SEM/releases/download/v1.0"
-    names = [kind.archive for kind in WEIGHT_KINDS.values()]
+    names = [kind.archive for kind in KINDS.values()]
     assert names == ["sae_weights.zip", "prism_weights.zip", "zsdebias_weights.zip"]
 
 

@@ -821,10 +821,10 @@ def test_a_config_trains_what_its_evaluation_looks_for(
     assert [key.seed for key in keys] == [0, 7]
     options = RunOptions(command.root, command.root, "default", 1)
     workspace = Workspace(config, keys[0].backbone, options)
-    files = [file.path for key in keys for file in workspace.weight_files(key)]
+    files = [file.path for key in keys for file in workspace.methods.files(key)]
     assert sorted(path.name for path in files) == command.maps()
     assert all(path.is_file() for path in files)
-    assert list(workspace.method(keys[1]).maps) == ["one", "two"]
+    assert list(workspace.methods.get(keys[1]).maps) == ["one", "two"]
 
 
 def test_config_errors_are_one_line(command: Command, write_config: Callable[..., str]) -> None:

@@ -63,7 +63,7 @@ def test_names_say_backbone_kind_and_seed(workspace):
         ("people", 5, "tiny_human_zsdebias_5"),
         ("birds", 0, "tiny_animal_zsdebias_0"),
     ):
-        [file] = workspace.weight_files(_key(workspace, setting, seed))
+        [file] = workspace.methods.files(_key(workspace, setting, seed))
         assert file.path == _folder(workspace) / "mine" / f"{name}.pth"
 
 
@@ -81,20 +81,20 @@ def test_own_models_come_before_the_release(workspace):
 
 def test_a_missing_model_is_named_with_the_commands_that_get_it(workspace):
     key = _key(workspace, "people", 5)
-    [line] = workspace.lacks(key)["weights"]
+    [line] = workspace.states.lacks(key)["weights"]
     assert str(_folder(workspace) / "mine" / "tiny_human_zsdebias_5.pth") in line
     assert "zsdebias_training.py --bias_attribute human --clip_model tiny --seed 5 --prompts mine" in line
     assert "download_release.py" in line
     _save_model(_folder(workspace) / "tiny_human_zsdebias_5.pth", 0)
-    assert "weights" not in workspace.lacks(key)
-    assert "metadata" in workspace.lacks(key)
+    assert "weights" not in workspace.states.lacks(key)
+    assert "metadata" in workspace.states.lacks(key)
 
 
 def test_a_setting_without_a_model_is_an_error(workspace):
     message = r"toy\.yml: setting 'bare' does not say which ZSDebias model.*key 'zsdebias'"
     with pytest.raises(InputError, match=message):
-        workspace.weight_files(_key(workspace, "bare"))
-    [line] = workspace.lacks(_key(workspace, "bare"))["weights"]
+        workspace.methods.files(_key(workspace, "bare"))
+    [line] = workspace.states.lacks(_key(workspace, "bare"))["weights"]
     assert "setting 'bare' does not say which ZSDebias model" in line
 
 
@@ -102,10 +102,12 @@ def test_each_setting_and_seed_has_its_own_model_and_noise(workspace, monkeypatc
     class NoPrompts:
         diverse = ()
 
-    monkeypatch.setattr(workspace, "prompts", lambda setting: NoPrompts())
+    monkeypatch.setattr(workspace.inputs, "prompts", lambda setting: NoPrompts())
     for n, (kind, seed) in enumerate((k, s) for k in ("human", "animal") for s in (0, 5)):
         state = _save_model(_folder(workspace) / f"tiny_{kind}_zsdebias_{seed}.pth", n)
-        method = workspace.method(_key(workspace, "people" if kind == "human" else "birds", seed))
+        method = workspace.methods.get(_key(workspace, "people" if kind == "human" else "birds", seed))
         assert torch.equal(method.vae.encoder.weight_in, state["encoder.0.weight"])
         assert method.seed == seed
-        assert workspace.method(_key(workspace, "people" if kind == "human" else "birds", seed)) is method
+        assert (
+            workspace.methods.get(_key(workspace, "people" if kind == "human" else "birds", seed)) is method
+        )
