@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from bias_evaluation.datasets.folder import check_images
+from bias_evaluation.embedding.identity import check_made_by
 from bias_evaluation.embedding.text_store import TextStore
 from fair_search.ann import build_index, open_index, set_parameters
 from fair_search.audit import AuditedMethod, audit
@@ -56,6 +58,7 @@ def run_audit(args: argparse.Namespace) -> int:
     labels = query_labels(metadata, args.label_column, queries, args.metadata) if args.label_column else None
     pictures = _pictures(args, metadata)
     text = _text(args)
+    _check_origin(args, text, metadata)
     audited, left_out = load_audited_methods(
         queries.values,
         args.methods,
@@ -106,6 +109,14 @@ def report_results(args: argparse.Namespace) -> int:
     write_text(path, render(suite_page(results, args.title)))
     print(f"{results['file'].nunique()} results -> {path}")
     return 0
+
+
+def _check_origin(args: argparse.Namespace, text: TextStore | None, metadata: pd.DataFrame) -> None:
+    """Compare the embeddings with the model of the text, and with the order of the metadata."""
+    columns = [args.path_column, "file_path", *([args.id_column] if args.id_column else [])]
+    in_order = check_images(args.embeddings, metadata, args.metadata, columns)
+    backbone = text.backbone if text else None
+    check_made_by(args.embeddings, backbone, table=None if in_order or args.ids else args.metadata)
 
 
 def _check_shown(args: argparse.Namespace, queries: AuditQueries, methods: tuple[str, ...]) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from bias_evaluation.datasets.folder import check_images
+from bias_evaluation.embedding.identity import check_made_by
 from bias_evaluation.grid.configs import Backbone
 from bias_evaluation.suite.results import versions
 from fair_search.cli import (
@@ -153,6 +155,9 @@ def _reference(args: argparse.Namespace, debiaser: Debiaser) -> Reference | None
             f"width {debiaser.text.dim}"
         )
     table = read_table(args.reference_metadata, "reference metadata")
+    in_order = check_images(args.reference_embeddings, table, args.reference_metadata)
+    unordered = None if in_order else args.reference_metadata
+    check_made_by(args.reference_embeddings, debiaser.text.backbone, table=unordered)
     column = args.reference_column or debiaser.bias.attribute
     return images, take_column(table, column, args.reference_metadata)
 

@@ -125,6 +125,7 @@ def _read_images(folders: Sequence[Path], backbone: Backbone) -> Tensor:
     """Read the embeddings of all folders, one after the other: ``(n, d)``, as stored, float32."""
     from bias_evaluation.datasets.folder import check_embeddings, check_images, embeddings_name
     from bias_evaluation.datasets.metadata import METADATA, read_metadata
+    from bias_evaluation.embedding.identity import check_made_by
     from safe_io.arrays import finite_rows, load_array
 
     if len({folder.resolve() for folder in folders}) < len(folders):
@@ -136,6 +137,7 @@ def _read_images(folders: Sequence[Path], backbone: Backbone) -> Tensor:
         embeddings = load_array(path, "embeddings", "precompute_embeddings.py")
         check_embeddings(embeddings, path, len(metadata), backbone.dim)
         check_images(path, metadata)
+        check_made_by(path, backbone)
         parts.append(finite_rows(embeddings, path))
     return torch.cat(parts)
 

@@ -20,7 +20,7 @@ from fair_search.index_shift import compare_index
 from fair_search.judging import AuditSettings, RankedLists, judge
 from fair_search.ranking import CHUNK_ROWS, Scorer, TopLists, rank_images
 from safe_io.arrays import check_rows, float_rows
-from safe_io.errors import InputError
+from safe_io.errors import InputError, as_input_error
 
 REFERENCE_PER_GROUP = 1000
 
@@ -264,7 +264,8 @@ def make_scorers(
     scorers = {}
     for name, each in audited.items():
         method = each.method
-        text = method.debias_text(each.groups, labelled if method.needs_reference else None)
+        with as_input_error(name):
+            text = method.debias_text(each.groups, labelled if method.needs_reference else None)
         if method.needs_reference:
             text = [folds[0] for folds in text]
         scorers[name] = Scorer(method, text, method.image_transform(each.groups))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bias_evaluation.embedding.text_store import TextStore
 from bias_evaluation.prompts.sentences import GroupEmbedder
+from bias_evaluation.suite.top_k import check_scores
 from debiasing_methods.base import DebiasingMethod, ImageTransform, QueryGroup, ReferenceImages
 from debiasing_methods.linalg import unit
 from debiasing_methods.prism import Prism
@@ -228,6 +229,7 @@ class Debiaser:
             groups, cut = self._groups(batch)
             text = self.method.debias_text(groups, reference)
             parts.append(unit(torch.cat([rows[0] if rows.ndim == 3 else rows for rows in text])).cpu())
+            check_scores(parts[-1])
             truncation += cut
         if not parts:
             raise ValueError("there are no queries; at least one is needed")
@@ -298,7 +300,9 @@ class Debiaser:
             transform.scores(self.prepare_images(np.array(images[rows])), text, first_row=rows.start)
             for rows in (slice(s, s + _CHUNK_ROWS) for s in range(0, len(images), _CHUNK_ROWS))
         ]
-        return torch.cat(parts).cpu().numpy()
+        scores = torch.cat(parts)
+        check_scores(scores.T)
+        return scores.cpu().numpy()
 
 
 def _batches(queries: Queries) -> Iterator[Queries]:

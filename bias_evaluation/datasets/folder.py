@@ -6,6 +6,7 @@ One row an image: `metadata.feather`, `CLIP_<backbone>_embeddings.npy` (N, d) an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -241,19 +242,48 @@ def check_embeddings(embeddings: np.ndarray, path: Path, rows: int, dim: int | N
         raise InputError(f"{path} has width {embeddings.shape[1]}, but the backbone has width {dim}")
 
 
-def check_images(path: Path, metadata: pd.DataFrame) -> None:
-    """Raise `InputError` where the manifest of embeddings says that their rows are other images."""
+def check_images(
+    path: Path, metadata: pd.DataFrame, table: Path | None = None, columns: Sequence[str] = ("file_path",)
+) -> bool:
+    """Compare the rows of metadata with the images that embeddings were made from.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        File of embeddings; beside it, its manifest.
+    metadata : pandas.DataFrame
+        One row per embedding.
+    table : pathlib.Path, optional
+        File of the metadata, for the error line; `metadata.feather` beside the embeddings by default.
+    columns : sequence of str
+        Columns that may hold the paths of the images.
+
+    Returns
+    -------
+    bool
+        Whether it could be checked: there is a manifest that says it, and one of the columns.
+
+    Raises
+    ------
+    InputError
+        The metadata lists other images, or in another order.
+    """
     expected = read_manifest(path).get("images")
-    if expected is not None and "file_path" in metadata and expected != images_digest(metadata):
+    present = [column for column in dict.fromkeys(columns) if column in metadata]
+    if expected is None or not present:
+        return False
+    if expected not in (images_digest(metadata, column) for column in present):
         raise InputError(
-            f"{path.parent / METADATA} lists other images, or in another order, than {path.name} was made "
-            f"from; make the embeddings anew with precompute_embeddings.py --overwrite"
+            f"{table or path.parent / METADATA} lists other images, or in another order, than {path.name} "
+            f"was made from; make the embeddings again with precompute_embeddings.py --overwrite, or give "
+            f"the metadata that they were made with"
         )
+    return True
 
 
-def images_digest(metadata: pd.DataFrame) -> str:
+def images_digest(metadata: pd.DataFrame, column: str = "file_path") -> str:
     """Digest of which image each row is."""
-    return sha256_json(metadata["file_path"].astype(str).tolist())
+    return sha256_json(metadata[column].astype(str).tolist())
 
 
 def check_disjoint(train: np.ndarray, val: np.ndarray, folder: Path) -> None:

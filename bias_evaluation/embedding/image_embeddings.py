@@ -28,8 +28,9 @@ from bias_evaluation.datasets.folder import (
 )
 from bias_evaluation.datasets.metadata import METADATA, SKIPPED, write_metadata
 from bias_evaluation.datasets.tar_images import TarRows, in_tars
-from bias_evaluation.embedding.encoder import Encoder, encoder_digest
+from bias_evaluation.embedding.encoder import Encoder
 from bias_evaluation.embedding.engines import Part
+from bias_evaluation.embedding.identity import image_digest, model_facts
 from bias_evaluation.embedding.image_loading import (
     Batch,
     ImageRows,
@@ -200,6 +201,7 @@ class _Run:
         for path in (manifest_path(target), target):  # so that none ever stands beside one of another run
             path.unlink(missing_ok=True)
         facts = {"digest": digest, "images": images_digest(self._metadata[keep])}
+        facts["model"] = model_facts(self._backbone)
         write_json(manifest_path(target), {**facts, "precision": self._precision, **versions()})
         if bad:
             _drop_rows(folder, self._metadata, keep, bad)
@@ -276,7 +278,7 @@ def _image_paths(folder: Path, metadata: pd.DataFrame) -> list[str]:
 
 def _identity(backbone: Backbone, precision: str, paths: list[str]) -> dict[str, object]:
     """Collect what decides the embeddings."""
-    return {"model": encoder_digest(backbone), "precision": precision, "images": paths}
+    return {"model": image_digest(backbone), "precision": precision, "images": paths}
 
 
 # --- computing --------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bias_evaluation.embedding.encoder import Encoder, check_device, encoder_digest
+from bias_evaluation.embedding.encoder import Encoder, check_device
+from bias_evaluation.embedding.identity import encoder_digest
 from bias_evaluation.grid.configs import Backbone
 from safe_io.arrays import check_matrix, existing, finite_rows, load_arrays
 from safe_io.digests import remembered_sha256

@@ -32,6 +32,12 @@ DATASETS = (
     "lfw",
     "colored_digits",
 )
+PIXEL_KEYS = (
+    "mean",
+    "std",
+    "interpolation",
+    "resize_mode",
+)  # how images become pixels, as open_clip calls it
 # Constructor arguments that are weights or texts, not options of a config.
 _NOT_OPTIONS = ("sae", "diverse", "maps", "vae", "seed")
 
@@ -60,6 +66,11 @@ class Backbone:
         File name of its sparse autoencoder.
     openai_name : str
         Name in the published flat configs; the plain name where there is none.
+    pixels : tuple of (str, object)
+        Settings of `PIXEL_KEYS` that the entry gives, where they are not to be looked for
+        (`bias_evaluation.embedding.pixels`).
+    resize_positions : bool
+        Whether weights of another image size or context length may have their position embeddings resized.
     """
 
     name: str
@@ -71,6 +82,8 @@ class Backbone:
     quick_gelu: bool
     sae: str | None
     openai_name: str
+    pixels: tuple[tuple[str, Any], ...] = ()
+    resize_positions: bool = False
 
 
 @dataclass(frozen=True)
@@ -356,9 +369,33 @@ def _backbone(name: str, section: Section, root: Path) -> Backbone:
         quick_gelu=section.take("quick_gelu", bool),
         sae=section.take("sae", str, None),
         openai_name=section.take("openai_name", str, name),
+        pixels=_pixels(section),
+        resize_positions=section.take("resize_positions", bool, False),
     )
     section.finish()
     return backbone
+
+
+def _pixels(section: Section) -> tuple[tuple[str, Any], ...]:
+    """Take the pixel settings that an entry gives."""
+    found = {key: _three(section, key) for key in ("mean", "std")}
+    found["interpolation"] = section.choice("interpolation", ("bicubic", "bilinear"), None)
+    found["resize_mode"] = section.choice("resize_mode", ("shortest", "longest", "squash"), None)
+    return tuple((key, value) for key, value in found.items() if value is not None)
+
+
+def _three(section: Section, key: str) -> tuple[float, ...] | None:
+    """Take three numbers, one for each of red, green and blue."""
+    values = section.take(key, list, None)
+    if values is None:
+        return None
+    plain = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    if len(values) != 3 or not plain or not all(0 < value <= 1 for value in values):
+        raise InputError(
+            f"{section.where}: '{key}' must be three numbers between 0 and 1 (red, green, blue), found "
+            f"{describe(values)}"
+        )
+    return tuple(map(float, values))
 
 
 def load_methods(path: Path | str) -> dict[str, MethodConfig]:

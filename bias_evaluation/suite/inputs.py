@@ -20,6 +20,7 @@ from bias_evaluation.datasets.folder import (
 )
 from bias_evaluation.datasets.metadata import METADATA
 from bias_evaluation.datasets.stored_images import StoredImages
+from bias_evaluation.embedding.identity import check_made_by
 from bias_evaluation.embedding.text_store import TextStore
 from bias_evaluation.grid.configs import Backbone, DatasetConfig, Labels, Setting
 from bias_evaluation.grid.plan import ResultKey, RunOptions
@@ -110,6 +111,7 @@ class Inputs:
 
     def _open_data(self) -> EvaluationData:
         rows = self._shared.get(("rows", self.folder), self._load_rows)
+        check_made_by(self.folder / embeddings_name(self.backbone.name), self.backbone)
         return open_embeddings(rows, self.backbone.name, self.backbone.dim)
 
     def _open_images(self) -> StoredImages:

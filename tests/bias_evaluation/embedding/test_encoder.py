@@ -16,11 +16,8 @@ from open_clip.transformer import QuickGELU
 from torch import nn
 
 from bias_evaluation.embedding import text_tower
-from bias_evaluation.embedding.encoder import (
-    Encoder,
-    check_device,
-    encoder_digest,
-)
+from bias_evaluation.embedding.encoder import Encoder, check_device
+from bias_evaluation.embedding.identity import encoder_digest
 from bias_evaluation.grid.configs import Backbone, load_backbones
 from safe_io.checkout import ROOT
 from safe_io.errors import InputError
