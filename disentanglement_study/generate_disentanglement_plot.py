@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 if __package__ in (None, ""):  # run by path: make the project importable
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from bias_evaluation.display.figures import save_both
 from disentanglement_study.score import Score, score_means
-from reproduce_tables.figures import save_both
 from safe_io.checkout import ROOT
 from safe_io.documents import Section, read_yaml, unknown
 from safe_io.errors import InputError, run_main

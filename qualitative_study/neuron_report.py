@@ -26,6 +26,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from bias_evaluation.display.figures import save_both
 from bias_evaluation.grid.configs import DatasetConfig, load_dataset_config
 from bias_evaluation.grid.plan import ResultKey, RunOptions
 from bias_evaluation.prompts.sentences import SettingPrompts
@@ -33,7 +34,6 @@ from bias_evaluation.suite.workspace import Workspace
 from debiasing_methods.registry import METHODS
 from debiasing_methods.sem import Modulation, SparseEmbeddingModulation, class_scores
 from qualitative_study.versions import add_text_options
-from reproduce_tables.figures import save_both
 from safe_io.checkout import ROOT
 from safe_io.documents import unknown
 from safe_io.errors import InputError, run_main

@@ -22,8 +22,9 @@ import pandas as pd
 from sklearn.decomposition import PCA
 from torch import Tensor
 
+from bias_evaluation.display.figures import save_both
+from bias_evaluation.display.palette import BLACK, BLUE, GREEN, PURPLE, SKY_BLUE, VERMILION, YELLOW
 from qualitative_study.versions import VersionMaker, build_parser, display_name, open_maker
-from reproduce_tables.figures import save_both
 from safe_io.errors import run_main
 from safe_io.files import write_text
 
@@ -31,9 +32,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SEED = 42
-# Colours that any colour vision tells apart (after Okabe and Ito), a light one and a dark one first, and
-# markers. The neutral sentences are crosses.
-_COLORS = ("#F0C040", "#0072B2", "#000000", "#009E73", "#D55E00", "#56B4E9", "#CC79A7")
+# A light color and a dark one first. The neutral sentences are crosses.
+_COLORS = (YELLOW, BLUE, BLACK, GREEN, VERMILION, SKY_BLUE, PURPLE)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "*")
 _NEUTRAL = ("#707070", "x")
 

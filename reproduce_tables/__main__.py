@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from reproduce_tables.engine import TABLES_FILE, fill, load_description, read_results
+from bias_evaluation.display.result_table import read_results
+from reproduce_tables.engine import TABLES_FILE, fill, load_description
 from reproduce_tables.render import (
     as_csv,
     as_grid,

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from bias_evaluation.display.result_table import NEEDED
 from bias_evaluation.grid.methods import SEEDS, find_method
 from bias_evaluation.suite.aggregation import ResultName, backbone_stem, retrieval_k, setting_name
 from debiasing_methods.base import DebiasingMethod
@@ -22,7 +22,6 @@ TABLES_FILE = Path(__file__).with_name("tables.yml")
 """Descriptions of the paper's tables."""
 
 _FIELDS = ("dataset", "backbone", "setting", "measures")
-_NEEDED = ("dataset", "task", "backbone", "method", "setting", "metric", "mean", "seed")
 _ResultKey = tuple[ResultName, str]  # a result and one of its metrics
 
 
@@ -241,45 +240,6 @@ def _seeds(section: Section) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def read_results(path: Path) -> pd.DataFrame:
-    """Read the table of all results.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        ``all_results.feather`` or ``all_results.csv`` as ``process_json_outputs.py`` writes them.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a record.
-
-    Raises
-    ------
-    InputError
-        The file is missing, is not such a table, or lacks columns.
-    """
-    if not path.is_file():
-        raise InputError(f"table of results not found: {path}; make it with process_json_outputs.py")
-    try:
-        results = (
-            pd.read_csv(path, dtype={"seed": "Int64"}) if path.suffix == ".csv" else pd.read_feather(path)
-        )
-    except Exception as error:  # pandas and pyarrow raise many kinds on damaged files
-        raise InputError(
-            f"{path} is not a table of results ({error}); make it with process_json_outputs.py"
-        ) from None
-    missing = [column for column in _NEEDED if column not in results.columns]
-    if missing:
-        raise InputError(
-            f"{path} lacks the columns {', '.join(missing)}; make it with process_json_outputs.py"
-        )
-    means = results["mean"]
-    if not pd.api.types.is_numeric_dtype(means) or not np.isfinite(means.astype(float)).all():
-        raise InputError(f"{path}: 'mean' must be finite numbers; make it with process_json_outputs.py")
-    return results
-
-
 def fill(description: Description, results: pd.DataFrame) -> Table:
     """Fill a table's cells.
 
@@ -288,7 +248,7 @@ def fill(description: Description, results: pd.DataFrame) -> Table:
     description : Description
         The table.
     results : pandas.DataFrame
-        All results (see `read_results`).
+        All results (see `bias_evaluation.display.result_table.read_results`).
 
     Returns
     -------
@@ -311,7 +271,7 @@ def fill(description: Description, results: pd.DataFrame) -> Table:
 
 def _index(results: pd.DataFrame) -> dict[_ResultKey, float]:
     means: dict[_ResultKey, float] = {}
-    for row in results[list(_NEEDED)].itertuples(index=False):
+    for row in results[list(NEEDED)].itertuples(index=False):
         seed = None if pd.isna(row.seed) else int(row.seed)
         setting = setting_name(row.task, row.setting)
         result = ResultName(row.dataset, row.task, setting, backbone_stem(row.backbone), row.method, seed)

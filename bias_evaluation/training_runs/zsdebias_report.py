@@ -6,15 +6,15 @@ import csv
 import io
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safe_io.files import atomic_path, write_text
+from bias_evaluation.display.figures import save_figure
+from bias_evaluation.display.palette import BLUE, GRAY, VERMILION
+from safe_io.files import write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-# Okabe and Ito's palette, told apart with any colour vision; dashes tell the lines apart without colour.
-_FIRST, _SECOND, _MARK = "#0072B2", "#D55E00", "#999999"
 
 
 def write_losses(path: str | os.PathLike[str], history: Sequence[Mapping[str, float]]) -> None:
@@ -64,17 +64,16 @@ def plot_losses(
     _draw(alignments, history, labels)
     alignments.set_ylabel("kernel CKA, validation")
     for axes in (losses, alignments):
-        axes.axvline(best_epoch, color=_MARK, linestyle=":", label=f"kept: epoch {best_epoch}")
+        axes.axvline(best_epoch, color=GRAY, linestyle=":", label=f"kept: epoch {best_epoch}")
         axes.set_xlabel("epoch")
         axes.legend()
     figure.suptitle(title)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120, metadata={"Software": None})
+    save_figure(figure, Path(path), dpi=120)
 
 
 def _draw(axes: Axes, history: Sequence[Mapping[str, float]], columns: Mapping[str, str]) -> None:
     epochs = [record["epoch"] for record in history]
-    styles = ((_FIRST, "-"), (_SECOND, "--"))
+    styles = ((BLUE, "-"), (VERMILION, "--"))  # dashes tell the lines apart without color
     for (label, column), (color, line) in zip(columns.items(), styles, strict=True):
         marker = "o" if len(history) == 1 else None  # a line of one point would not show
         values = [record[column] for record in history]

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from bias_evaluation.display.palette import DARK_COLORS
 from fair_search.report.audit_report import AuditReport
-from fair_search.report.figures import PALETTE, display_name
+from fair_search.report.figures import display_name
 from fair_search.report.page import Section, Sheet, Thumbnail
 from fair_search.report.thumbnails import thumbnail
 
@@ -54,7 +55,8 @@ def _sheet(report: AuditReport, query: str, method: str, count: int) -> Sheet:
         right = (
             "" if audit.lists.relevant is None else (" ✓" if audit.lists.relevant[m, q, rank - 1] else " ✗")
         )
-        images.append(Thumbnail(source, alt, f"{rank}. {group}{right}", PALETTE[(code + 1) % len(PALETTE)]))
+        color = DARK_COLORS[(code + 1) % len(DARK_COLORS)]
+        images.append(Thumbnail(source, alt, f"{rank}. {group}{right}", color))
     shares = np.bincount(codes, minlength=len(audit.groups.classes))
     note = ", ".join(
         f"{n} {name}" for n, name in sorted(zip(shares, audit.groups.classes, strict=True), reverse=True)

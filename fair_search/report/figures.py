@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from bias_evaluation.display.figures import place_numbers
+from bias_evaluation.display.palette import DARK_COLORS, point_style
 from bias_evaluation.grid.methods import display_name as method_display_name
 from bias_evaluation.grid.methods import group_index
 from fair_search.fairness_metrics import METRICS
@@ -18,10 +20,6 @@ from fair_search.report.page import data_uri
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-# Okabe and Ito's palette, darkened where it would be pale on white; with any colour vision told apart.
-PALETTE = ("#000000", "#b36b00", "#0072b2", "#00785a", "#c04f00", "#a8487f", "#3d3d9e", "#6b6b00")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h")
 
 
 def display_name(method: str) -> str:
@@ -66,8 +64,6 @@ def fairness_utility(table: pd.DataFrame, k: int, y: str, x: str) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    from reproduce_tables.figures import place_numbers
-
     means = table[(table["scope"] == "mean") & (table["k"] == k)].set_index(["metric", "method"])
     methods = [m for m in dict.fromkeys(table["method"]) if m != RANDOM_ORDER]
     figure = Figure(figsize=(4.7, 5.2), layout="constrained")
@@ -80,8 +76,7 @@ def fairness_utility(table: pd.DataFrame, k: int, y: str, x: str) -> Figure:
             row_y["value"],
             xerr=_bars(row_x),
             yerr=_bars(row_y),
-            fmt=_MARKERS[position % len(_MARKERS)],
-            color=PALETTE[group_index(method) % len(PALETTE)],
+            **point_style(position, group_index(method), DARK_COLORS),
             markersize=7,
             elinewidth=0.9,
             label=f"{position + 1}  {display_name(method)}",

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from bias_evaluation.display.result_table import query_skews, read_results, seed_means
+from bias_evaluation.display.suite_figures import draw_figure
 from bias_evaluation.grid.methods import in_table_order
 from bias_evaluation.suite.aggregation import collect_results
 from fair_search.report.figures import display_name, plain_text, svg_uri
 from fair_search.report.page import Cell, Figure, Page, Section, Table, heat_style, number
-from reproduce_tables.engine import read_results
-from reproduce_tables.figures import draw_figure, query_skews, seed_means
 from safe_io.errors import InputError
 
 # Metric → its name in the report, and whether higher is better.

@@ -1,4 +1,4 @@
-"""Figures: what they are drawn from, and that equal results give equal files."""
+"""The command that draws figures: equal results give equal files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import matplotlib.image
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -32,38 +31,6 @@ def results() -> pd.DataFrame:
             rows.append(record(method, "max_skew", value, seed=seed, by_query=by_query))
             rows.append(record(method, "precision", 0.6, seed=seed, by_query=None))
     return pd.DataFrame(rows)
-
-
-def test_seeds_are_averaged(results: pd.DataFrame) -> None:
-    means = figures.seed_means(results).set_index("method")
-    assert means.loc["prism", "max_skew"] == pytest.approx(0.25)
-    assert means.loc["prism", "max_skew ci"] == pytest.approx(0.01)
-    skews = figures.query_skews(results).set_index(["method", "query"])["skew"]
-    assert skews["prism", "Black_Hair"] == pytest.approx(0.5)
-    assert len(skews) == 3 * 2
-
-
-def test_the_panel_follows_from_the_metrics(results: pd.DataFrame) -> None:
-    means = figures.seed_means(results)
-    assert figures.choose_panel(means).x == "precision"
-    assert figures.choose_panel(means.drop(columns="precision")).x is None
-    assert figures.choose_panel(means.assign(**{"WG Acc.": 0.5})).y == "WG Acc."
-
-
-def test_results_without_queries_have_no_grid(results: pd.DataFrame) -> None:
-    assert figures.query_skews(results.drop(columns="by_query")).empty
-
-
-def test_numbers_stand_apart() -> None:
-    """Three methods at one place: their numbers do not cover each other."""
-    rows = pd.DataFrame(
-        {"setting": "s", "method": ["vanilla", "sem-b", "prism"], "max_skew": 0.5, "max_skew ci": 0.1}
-    )
-    rows = rows.assign(**{"precision": 0.5, "precision ci": 0.1})
-    axes = figures.draw_figure(rows, "x").axes[0]
-    offsets = [np.array(text.xyann) for text in axes.texts]
-    assert len(offsets) == 3
-    assert min(np.hypot(*(a - b)) for i, a in enumerate(offsets) for b in offsets[:i]) >= 9
 
 
 def test_files_are_written_and_repeat(results: pd.DataFrame, tmp_path: Path) -> None:
