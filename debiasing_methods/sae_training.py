@@ -149,6 +149,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     _number(group, "decay_fraction", float, "share of the steps, at the end, in which the rate falls to 0")
     _number(group, "eps", float, "epsilon of AdamW")
     _number(group, "grad_clip", float, "bound on the gradient's norm")
+    _number(group, "l1", float, "weight of an L1 penalty that makes the latents of inference sparse; 0: none")
     _number(group, "seed", int, "of starting values, order of the rows and held-out rows")
     text = "train on the rows as they are, not centred and scaled (the weights take raw rows either way)"
     _option(group, "--no_standardize", dest="standardize", action="store_false", help=text)

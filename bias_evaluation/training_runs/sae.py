@@ -97,6 +97,12 @@ def run_training(
         )
 
 
+def _recorded(config: SaeTrainingConfig) -> dict[str, Any]:
+    """Return the configuration for the record; without l1 = 0, so that runs without it keep their digests."""
+    values = {**asdict(config), "levels": list(config.all_levels)}
+    return values if config.l1 else {name: v for name, v in values.items() if name != "l1"}
+
+
 def _run(
     embeddings: Tensor,
     output: Path,
@@ -111,7 +117,7 @@ def _run(
     """Do the work of `run_training`, alone at its output."""
     training_rows, held_out_rows = _split(len(embeddings), holdout, config.seed)
     facts = {
-        "config": {**asdict(config), "levels": list(config.all_levels)},
+        "config": _recorded(config),
         "level_weights": list(config.level_weights),
         "holdout": holdout,
         "data": {"shape": list(embeddings.shape), "sha256": _sha256_tensor(embeddings)},

@@ -60,6 +60,9 @@ class SaeTrainingConfig:
         AdamW's.
     grad_clip : float
         Bound on the gradient's norm.
+    l1 : float
+        Weight of the L1 penalty on the positive latents. Inference uses all positive latents, and the sparse
+        levels alone do not make those few; 0 (the default) adds no penalty.
     standardize : bool
         Whether to train on c(x − m), with m the mean row and c such that the mean square of a coordinate is
         1 (the mean squared error of a level is then its fraction of variance unexplained). The weights that
@@ -78,6 +81,7 @@ class SaeTrainingConfig:
     decay_fraction: float = 0.2
     eps: float = 6.25e-10
     grad_clip: float = 1.0
+    l1: float = 0.0
     standardize: bool = True
     seed: int = 0
 
@@ -89,6 +93,8 @@ class SaeTrainingConfig:
         for name in ("lr", "eps", "grad_clip"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name} must be a number above 0, got {getattr(self, name)}")
+        if not (math.isfinite(self.l1) and self.l1 >= 0):
+            raise ValueError(f"l1 must be a number of at least 0, got {self.l1}")
         if not 0 <= self.decay_fraction <= 1:
             raise ValueError(f"decay_fraction must be between 0 and 1, got {self.decay_fraction}")
         if self.weighting not in WEIGHTINGS:
@@ -203,9 +209,9 @@ def nested_reconstructions(u: Tensor, dictionary: Tensor, levels: Sequence[int])
 
 
 def matryoshka_loss(
-    x: Tensor, parameters: SaeParameters, levels: Sequence[int], weights: Sequence[float]
+    x: Tensor, parameters: SaeParameters, levels: Sequence[int], weights: Sequence[float], l1: float = 0.0
 ) -> Tensor:
-    """``L = Σ_k w_k · mean((W_d z_k + b_pre − x)²)``, the mean over rows and coordinates.
+    """``L = Σ_k w_k · mean((W_d z_k + b_pre − x)²) + l1 · Σ_j relu(u_j)``, the sum a mean over rows.
 
     Parameters
     ----------
@@ -216,15 +222,19 @@ def matryoshka_loss(
         Ascending, at most s.
     weights : sequence of float
         One for each level.
+    l1 : float
+        Weight of the penalty on the positive latents; 0 leaves it out.
 
     Returns
     -------
     Tensor of shape ()
+        The squared errors are means over rows and coordinates, the penalty a mean over rows.
     """
     w_e, b_e, dictionary, b_pre = parameters
     u = torch.addmm(b_e - w_e @ b_pre, x, w_e.T)  # b_pre apart: its gradient then costs no (B, s) product
     errors = nested_reconstructions(u, dictionary, levels) + (b_pre - x)[:, None]
-    return errors.square().mean(dim=(0, 2)) @ x.new_tensor(weights)
+    loss = errors.square().mean(dim=(0, 2)) @ x.new_tensor(weights)
+    return loss + l1 * u.relu().sum(dim=1).mean() if l1 else loss
 
 
 class SaeTraining:
@@ -278,7 +288,7 @@ class SaeTraining:
         self._optimizer.zero_grad()
         loss = 0.0
         for part in x.split(ROWS_AT_ONCE):
-            share = matryoshka_loss(part, self.parameters, config.all_levels, config.level_weights)
+            share = matryoshka_loss(part, self.parameters, config.all_levels, config.level_weights, config.l1)
             share = share * (len(part) / len(x))
             share.backward()
             loss += share.item()

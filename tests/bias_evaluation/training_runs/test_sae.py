@@ -110,6 +110,8 @@ def test_levels_double_from_64_by_default():
         ({"lr": 0.0}, "lr must be a number above 0"),
         ({"lr": float("nan")}, "lr must be a number above 0"),
         ({"grad_clip": -1.0}, "grad_clip must be a number above 0"),
+        ({"l1": -0.1}, "l1 must be a number of at least 0"),
+        ({"l1": float("nan")}, "l1 must be a number of at least 0"),
         ({"decay_fraction": 1.5}, "decay_fraction must be between 0 and 1"),
         ({"weighting": "equal"}, "weighting must be one of reverse, uniform"),
         ({"seed": -1}, "seed must be at least 0"),
@@ -137,6 +139,23 @@ def test_loss_and_gradients_are_those_of_the_definition(parameters, embeddings, 
     found = torch.autograd.grad(loss, parameters)
     for ours, theirs in zip(found, torch.autograd.grad(expected, parameters), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_the_penalty_is_the_mean_sum_of_positive_latents(parameters, embeddings):
+    x = embeddings[:7].double()
+    w_e, b_e, _, b_pre = parameters
+    positive = sum(torch.relu(w_e @ (row - b_pre) + b_e).sum() for row in x) / 7
+    plain, penalized = (matryoshka_loss(x, parameters, (2, 24), (2.0, 1.0), l1) for l1 in (0.0, 0.25))
+    torch.testing.assert_close(penalized - plain, 0.25 * positive)
+
+
+def test_the_penalty_makes_latents_sparse():
+    x = planted(200)
+    config = {"n_latents": 48, "levels": (4,), "lr": 3e-3, "batch_size": 100, "epochs": 60}
+    positive = [
+        int((SaeTraining(x, SaeTrainingConfig(**config, l1=l1)).run().encode(x) > 0).sum()) for l1 in (0, 0.1)
+    ]
+    assert positive[1] < 0.5 * positive[0]
 
 
 def test_a_level_adds_latents_to_the_level_before(parameters, embeddings):
@@ -317,6 +336,13 @@ def test_report_of_a_run(embeddings, tmp_path):
     again, positive = reconstruction_quality(sae, embeddings[training_rows], (2, 5, 24))
     assert again == report["training"]
     assert report["dead_latents"] == (positive == 0).sum()
+
+
+def test_the_record_names_the_penalty_only_if_there_is_one(embeddings, tmp_path):
+    for l1 in (0.0, 0.01):
+        config = SaeTrainingConfig(**{**SMALL.__dict__, "l1": l1})
+        report = run_training(embeddings, tmp_path / f"{l1}.pth", config)
+        assert report["config"].get("l1") == (l1 or None)
 
 
 def test_without_holdout_all_rows_train(embeddings, tmp_path):
@@ -511,8 +537,8 @@ def test_options_reach_the_configuration(embeddings, tmp_path, capsys):
     np.save(tmp_path / "x.npy", embeddings.numpy().astype(np.float16))
     line = (
         "--format safetensors --n-latents 20 --levels 3 --no-full-level --weighting uniform --lr 0.002 "
-        "--batch-size 50 --epochs 2 --decay-fraction 0.5 --eps 1e-8 --grad-clip 2 --no-standardize --seed 7 "
-        "--holdout 0.2"
+        "--batch-size 50 --epochs 2 --decay-fraction 0.5 --eps 1e-8 --grad-clip 2 --l1 0.01 --no-standardize "
+        "--seed 7 --holdout 0.2"
     )
     output = tmp_path / "sae.safetensors"
     assert (
@@ -532,6 +558,7 @@ def test_options_reach_the_configuration(embeddings, tmp_path, capsys):
         "decay_fraction": 0.5,
         "eps": 1e-8,
         "grad_clip": 2.0,
+        "l1": 0.01,
         "standardize": False,
         "seed": 7,
     }
@@ -649,6 +676,7 @@ def test_bad_prompt_lists_are_one_line(tmp_path, capsys, name, content, message)
     [
         (["--levels", "5", "2"], "levels must be ascending"),
         (["--n_latents", "4", "--levels", "5"], r"levels must be at most n_latents \(4\)"),
+        (["--l1", "-1"], "l1 must be a number of at least 0"),
         (["--lr", "-1"], "lr must be a number above 0"),
         (["--holdout", "1"], "holdout must be at least 0 and below 1"),
         (["--holdout", "0.999"], "leaves none of 90 rows"),

@@ -1,0 +1,1 @@
+"""Portraits: a world of drawn people with planted, known correlations, in which the paper's tasks run."""
