@@ -1,8 +1,8 @@
 """Figures of the suite's results: fairness against utility, and the skew of every query.
 
 Classification: worst-group accuracy against accuracy. Labelled retrieval: MaxSkew against precision.
-Unlabelled retrieval has no utility, so its panel shows MaxSkew alone. Methods differ in marker and number as well as
-color, so that readers of print and color-blind readers lose nothing.
+Unlabelled retrieval has no utility, so its panel shows MaxSkew alone. Methods differ in marker and number as
+well as color, so that readers of print and color-blind readers lose nothing.
 """
 
 from __future__ import annotations
