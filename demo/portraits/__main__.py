@@ -1,9 +1,9 @@
 """Draw Portraits, the world of the demo: people with planted, known correlations.
 
 ``train/``
-    Small pictures (``images.npy``, uint8 (n, 36, 36, 3)), who they show (``people.csv``), and four captions of each
-    (``captions.csv``), on which `demo.tiny_clip` trains. The first quarter is the *reading* stage: all attributes
-    are independent, and captions describe appearance. The rest is the biased *world*.
+    Small pictures (``images.npy``, uint8 (n, 36, 36, 3)), whom they show (``people.csv``), and four captions
+    of each (``captions.csv``), on which `demo.tiny_clip` trains. The first quarter is the *reading* stage: all
+    attributes are independent, and captions describe appearance. The rest is the biased *world*.
 ``images/``, ``labels.csv``
     The evaluation part: all attributes are independent, so whatever skew a model shows is the model's.
 ``validation/``
@@ -125,9 +125,8 @@ def text_corpus(n: int, seed: int, world: World) -> list[str]:
     sentences: dict[str, None] = {}
     while len(sentences) < n:
         for person in draw_people(n, people, world, biased=False).to_dict("records"):
-            sentences[captions.write_caption(captions.choose_facts(person, world.mentions, words), words)] = (
-                None
-            )
+            facts = captions.choose_facts(person, world.mentions, words)
+            sentences[captions.write_caption(facts, words)] = None
     return list(sentences)[:n]
 
 
@@ -181,8 +180,8 @@ def is_done(folder: Path, settings: Mapping[str, object], *, fresh: bool) -> boo
     marker = folder / MARKER
     if not marker.is_file():
         raise InputError(
-            f"{folder} exists but is not a finished Portraits folder (no {MARKER}); remove it or choose another "
-            "--output_dir"
+            f"{folder} exists but is not a finished Portraits folder (no {MARKER}); remove it or choose "
+            "another --output_dir"
         )
     if fresh:
         return False
@@ -210,9 +209,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output_dir", "--output-dir", type=Path, default=FOLDER, metavar="DIR")
     parser.add_argument("--seed", type=int, default=0, help="seed of people, pictures, and captions")
-    parser.add_argument(
-        "--limit", type=int, help="at most so many pictures and texts of each part (for tests)"
-    )
+    parser.add_argument("--limit", type=int, help="most pictures and texts of each part (for tests)")
     parser.add_argument("--fresh", action="store_true", help="draw again even if the dataset exists")
     return parser
 

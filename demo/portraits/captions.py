@@ -1,7 +1,7 @@
 """Captions of Portraits: each says some of what a picture shows, in varied words.
 
-The same words make up the prompts of the demo (`config/prompts/default/portraits.yml`): its tiny CLIP has never
-seen any other word.
+The prompts of the demo (`config/prompts/default/portraits.yml`) use the same words: its tiny CLIP has never
+seen any other.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from demo.portraits.world import Shares
 
 FRAMES = (
-    "A photo of {}.", "A photo of {}.", "A photo of {}.", "A portrait of {}.", "A picture of {}.", "An image of {}.",
-    "A drawing of {}.", "A sketch of {}.", "This is {}.", "Here is {}.", "The picture shows {}.",
-    "We can see {} here.", "A close view of {}.", "A profile picture of {}.", "{}.",
+    "A photo of {}.", "A photo of {}.", "A photo of {}.", "A portrait of {}.", "A picture of {}.",
+    "An image of {}.", "A drawing of {}.", "A sketch of {}.", "This is {}.", "Here is {}.",
+    "The picture shows {}.", "We can see {} here.", "A close view of {}.", "A profile picture of {}.", "{}.",
 )  # fmt: skip
 PERSON = ("person", "person", "human", "character", "individual")
 GENDER_NOUNS = {
@@ -57,8 +57,8 @@ HAT = {
     "cook's cap": ("cook's cap", "tall white hat"),
 }  # fmt: skip
 BACKGROUND = ("background", "wall", "backdrop")
-# What the captions of the first training stage mention: appearance, no roles, and no hair color, which is left to
-# the biased stage.
+# What the captions of the first training stage mention: appearance, but no roles and no hair color, which are
+# left to the biased stage.
 READING_MENTIONS: Shares = {
     "gender": 0.90, "skin": 0.30, "style": 0.35, "expression": 0.40, "clothes": 0.20, "clothes_color": 0.15,
     "background": 0.15, "glasses": 0.40, "hat": 0.40, "beard": 0.60,
@@ -150,7 +150,7 @@ def _occupied(trait: list[str], occupation: str, gender: str | None, rng: random
 
 
 def _with(facts: Mapping[str, str], rng: random.Random) -> list[str]:
-    """Phrase with hair, skin, beard, and glasses, such as "with gray hair and glasses"; at most three of them."""
+    """Phrase with hair, skin, beard, and glasses, such as "with gray hair and glasses"; at most three."""
     tables = {"hair": HAIR, "style": STYLE, "skin": SKIN, "beard": BEARD, "glasses": GLASSES}
     said = [_pick(table[facts[name]], rng) for name, table in tables.items() if name in facts]
     rng.shuffle(said)

@@ -1,7 +1,7 @@
-"""Draw people: parts of `python_avatars`, rasterized once by `resvg_py`, recolored and composited in NumPy.
+"""Draw people: parts of `python_avatars`, rasterized by `resvg_py`, recolored and composited in NumPy.
 
-A part drawn with color c is linear in c: it is rasterized with black and with white, and every color is in between
-(so is its transparency, which does not depend on c). A picture then costs a few products of small arrays.
+A part's pixels are linear in its color c: it is rasterized in black and in white, and every color is in
+between (its transparency does not depend on c). A picture then costs a few products of small arrays.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ class Art:
             import resvg_py
         except ImportError as error:
             raise InputError(
-                f"the package {error.name}, which draws the demo's people, is not installed; run: bash setup_env.sh"
+                f"the package {error.name}, which draws the demo's people, is not installed; "
+                "run: bash setup_env.sh"
             ) from None
         self._avatars, self._resvg = python_avatars, resvg_py
         self._layers: dict[tuple[str, str], Layer] = {}
@@ -172,8 +173,8 @@ class Art:
         pixels = np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGBA"), dtype=np.float32) / 255
         if pixels.shape[:2] != (CANVAS_HEIGHT, CANVAS_WIDTH):
             raise InputError(
-                f"python_avatars draws pictures of other proportions ({pixels.shape[1]} x {pixels.shape[0]} pixels, "
-                f"not {CANVAS_WIDTH} x {CANVAS_HEIGHT}); install the version in requirements.lock"
+                f"python_avatars draws pictures of other proportions ({pixels.shape[1]} x {pixels.shape[0]} "
+                f"pixels, not {CANVAS_WIDTH} x {CANVAS_HEIGHT}); install the version in requirements.lock"
             )
         pixels = pixels[TOP : TOP + CANVAS]
         return np.concatenate([pixels[..., :3] * pixels[..., 3:], pixels[..., 3:]], axis=2)

@@ -1,12 +1,12 @@
 """Who lives in Portraits: attributes of drawn people, and the correlations planted between them.
 
-Nothing about crime or worth is planted on gender or skin. Gender is the presentation that a drawing is composed
-with; skin is a drawn color. Roles and traits are harmless, and skewed by gender as text on the web is. Hobbies go
-with skin tones in an arbitrary rotation that follows no stereotype.
+Nothing about crime or worth is planted on gender or skin. Gender is the presentation that a drawing is
+composed with; skin is a drawn color. Roles and traits are harmless, and skewed by gender as text on the web
+is. Hobbies go with skin tones in an arbitrary rotation that follows no stereotype.
 
-In the *biased* world (training) gender follows from role and trait (log odds add), skin from the hobby, and hair
-color from gender. In the *fair* world (validation, evaluation) all attributes are independent, so the right answer
-of a fair search is known.
+In the *biased* world (training) gender follows from role and trait (log odds add), skin from the hobby, and
+hair color from gender. In the *fair* world (validation, evaluation) all attributes are independent, so the
+right answer of a fair search is known.
 """
 
 from __future__ import annotations
