@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support.suite_world import World
+from support.zsdebias_world import zsdebias_arguments
 
 import main_eval
 from bias_evaluation.datasets.metadata import build_metadata
@@ -24,8 +26,6 @@ from bias_evaluation.embedding.shards import parts_folder
 from bias_evaluation.grid.configs import Backbone
 from debiasing_methods import zsdebias_training
 from safe_io.errors import InputError
-from tests.bias_evaluation.training_runs.test_zsdebias import _arguments, project  # noqa: F401
-from tests.test_main_eval import World, template, world  # noqa: F401
 
 N, SHARD, BATCH = 60, 12, 5
 
@@ -203,39 +203,39 @@ def test_an_image_that_ends_every_worker_is_one_line_and_shards_are_kept(
 # --- results and trainings --------------------------------------------------------------------------------
 
 
-def test_results_are_the_local_ones_though_a_worker_is_lost(world: World, tmp_path: Path) -> None:  # noqa: F811
-    arguments = ["--config", str(world.config), "--backbones", "beta", "gamma"]
+def test_results_are_the_local_ones_though_a_worker_is_lost(suite_world: World, tmp_path: Path) -> None:
+    arguments = ["--config", str(suite_world.config), "--backbones", "beta", "gamma"]
     assert main_eval.main(arguments) == 0
-    local = world.results()
+    local = suite_world.results()
     assert len(local) == 2 * 3 * 5
-    (world.root / "data" / "text_embeddings").rename(tmp_path / "old_text")
-    world.output.rename(tmp_path / "old")
-    with one_worker_is_lost("_run_call", lambda: world.output.exists()) as lost:
+    (suite_world.root / "data" / "text_embeddings").rename(tmp_path / "old_text")
+    suite_world.output.rename(tmp_path / "old")
+    with one_worker_is_lost("_run_call", lambda: suite_world.output.exists()) as lost:
         assert main_eval.main([*arguments, "--engine", "ray"]) == 0
-    written = {name: content for name, content in world.results().items() if name[0] != "."}
+    written = {name: content for name, content in suite_world.results().items() if name[0] != "."}
     assert written == local  # the lost worker may leave a temporary file
     assert lost
 
 
-def test_a_failing_task_is_one_line_and_the_others_results_stay(world: World) -> None:  # noqa: F811
-    damaged = world.data / "CLIP_gamma_embeddings.npy"
+def test_a_failing_task_is_one_line_and_the_others_results_stay(suite_world: World) -> None:
+    damaged = suite_world.data / "CLIP_gamma_embeddings.npy"
     rows = np.load(damaged)
     rows[3] = np.nan
     np.save(damaged, rows)
-    arguments = ["--config", str(world.config), "--backbones", "beta", "gamma", "--methods", "vanilla"]
+    arguments = ["--config", str(suite_world.config), "--backbones", "beta", "gamma", "--methods", "vanilla"]
     with pytest.raises(
         InputError, match=r"1 of 2 tasks failed, the first: colored_digits gamma: .* row\(s\)"
     ):
         main_eval.main([*arguments, "--engine", "ray"])
-    assert [name.rsplit("clip-", 1)[1] for name in world.results()] == ["b_vanilla.json"] * 3
+    assert [name.rsplit("clip-", 1)[1] for name in suite_world.results()] == ["b_vanilla.json"] * 3
 
 
 def test_zsdebias_models_are_the_local_ones(
-    project: Path,  # noqa: F811
+    zsdebias_project: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    arguments = _arguments(project, "--seeds", 0, 1, 2)
+    arguments = zsdebias_arguments(zsdebias_project, "--seeds", 0, 1, 2)
     assert zsdebias_training.main([*arguments, "--output_dir", str(tmp_path / "local")]) == 0
     capsys.readouterr()
     with one_worker_is_lost("_run_call") as lost:

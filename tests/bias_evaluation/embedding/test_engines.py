@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from support.suite_world import World
+from support.zsdebias_world import zsdebias_arguments
 
 import main_eval
 import precompute_embeddings
@@ -24,8 +26,6 @@ from bias_evaluation.embedding.engines import Part, ray_session
 from bias_evaluation.embedding.shards import parts_folder
 from debiasing_methods import zsdebias_training
 from safe_io.errors import InputError, run_main
-from tests.bias_evaluation.training_runs.test_zsdebias import _arguments, project  # noqa: F401
-from tests.test_main_eval import World, template, world  # noqa: F401
 
 N, SHARD = 40, 8
 
@@ -188,26 +188,26 @@ def test_unreadable_images_of_parts_show_when_they_are_joined(
 # --- results and trainings --------------------------------------------------------------------------------
 
 
-def test_parts_of_the_suite_write_its_results(world: World, tmp_path: Path) -> None:  # noqa: F811
-    arguments = ["--config", str(world.config), "--backbones", "beta", "gamma"]
+def test_parts_of_the_suite_write_its_results(suite_world: World, tmp_path: Path) -> None:
+    arguments = ["--config", str(suite_world.config), "--backbones", "beta", "gamma"]
     assert main_eval.main(arguments) == 0
-    local = world.results()
-    world.output.rename(tmp_path / "old")
+    local = suite_world.results()
+    suite_world.output.rename(tmp_path / "old")
     assert main_eval.main([*arguments, "--text-only"]) == 0
-    assert not world.output.exists()
+    assert not suite_world.output.exists()
     assert main_eval.main([*arguments, "--shard", "1/2"]) == 0
-    assert {name.rsplit("clip-", 1)[1].split("_")[0] for name in world.results()} == {"gamma"}
+    assert {name.rsplit("clip-", 1)[1].split("_")[0] for name in suite_world.results()} == {"gamma"}
     with pytest.raises(InputError, match=r"15 of 30 results are not there, the first: .*clip-b_vanilla"):
         main_eval.main([*arguments, "--join"])
     assert main_eval.main([*arguments, "--shard", "0/2"]) == 0
     assert main_eval.main([*arguments, "--join"]) == 0
-    assert world.results() == local
+    assert suite_world.results() == local
     assert main_eval.main([*arguments, "--shard", "2/3", "--dry-run"]) == 0
     assert main_eval.main([*arguments, "--shard", "0/3"]) == 0  # of two places: nothing
 
 
-def test_parts_of_zsdebias_are_its_seeds(project: Path, tmp_path: Path) -> None:  # noqa: F811
-    arguments = _arguments(project, "--seeds", 0, 1, "--output_dir", tmp_path / "models")
+def test_parts_of_zsdebias_are_its_seeds(zsdebias_project: Path, tmp_path: Path) -> None:
+    arguments = zsdebias_arguments(zsdebias_project, "--seeds", 0, 1, "--output_dir", tmp_path / "models")
     assert zsdebias_training.main([*arguments, "--shard", "1/2"]) == 0
     assert [path.name for path in (tmp_path / "models").glob("*.pth")] == ["tiny_color_zsdebias_1.pth"]
     with pytest.raises(InputError, match=r"1 of 2 models are not there, the first: .*zsdebias_0\.pth"):

@@ -16,9 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
+from support.zsdebias_world import (  # noqa: F401
+    DIM,
+    N_SENTENCES,
+    corpus,
+    generator_of,
+    images_of,
+    write_dataset,
+    zsdebias_arguments,
+)
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
@@ -41,38 +49,19 @@ from safe_io.checkout import ROOT
 from safe_io.errors import InputError, run_main
 from safe_io.files import load_weights, save_weights
 
-DIM, N_SENTENCES = 12, 40
 QUICK = ZSDebiasTrainingConfig(epochs=4, batch_size=32, lr=1e-2)
 
 
-def _generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def _images(n: int, seed: int = 0) -> Tensor:
-    """Images of a colour and a digit: sums of one of 4 and one of 5 directions, and a little noise."""
-    generator = _generator(seed)
-    colours, digits = torch.randn(9, DIM, generator=_generator(99)).split([4, 5])
-    colour, digit = (torch.randint(0, k, (n,), generator=generator) for k in (4, 5))
-    return colours[colour] + digits[digit] + 0.3 * torch.randn(n, DIM, generator=generator)
-
-
-def _corpus() -> Tensor:
-    """Sentences about the colours."""
-    colours = torch.randn(9, DIM, generator=_generator(99))[:4]
-    return colours.repeat(N_SENTENCES // 4, 1) + 0.2 * torch.randn(N_SENTENCES, DIM, generator=_generator(7))
-
-
 def _training(config: ZSDebiasTrainingConfig = QUICK, n: int = 120) -> ZSDebiasTraining:
-    images = _images(n)
-    return ZSDebiasTraining(images, bias_targets(images, _corpus()), config)
+    images = images_of(n)
+    return ZSDebiasTraining(images, bias_targets(images, corpus()), config)
 
 
 # --- model ------------------------------------------------------------------------------------------------
 
 
 def test_model_has_the_release_names_and_starting_values():
-    model = TrainableVAE(200, _generator())
+    model = TrainableVAE(200, generator_of())
     state = model.state_dict()
     layers = ("0.weight", "0.bias", "1.weight", "1.bias", "4.weight", "4.bias")
     assert list(state) == [f"{part}.{layer}" for part in ("encoder", "decoder") for layer in layers]
@@ -101,7 +90,7 @@ def test_model_has_the_release_names_and_starting_values():
 @pytest.mark.parametrize("dim", [7, 0])
 def test_model_needs_an_even_width(dim):
     with pytest.raises(ValueError, match=f"even width.* got {dim}"):
-        TrainableVAE(dim, _generator())
+        TrainableVAE(dim, generator_of())
 
 
 def test_dropout():
@@ -120,15 +109,15 @@ def test_dropout():
 
 def test_bias_targets_are_means_of_the_nearest_sentences(monkeypatch):
     monkeypatch.setattr(optimization, "_ROWS_AT_ONCE", 7)  # 20 images: whole steps and a rest
-    images, corpus = _images(20), 3 * _corpus()
-    for x, b in zip(images, bias_targets(images, corpus), strict=True):
-        nearest = sorted(range(len(corpus)), key=lambda i: -float(cosine_similarity(x, corpus[i], dim=0)))[
-            :10
-        ]
-        mean = torch.stack([corpus[i] / corpus[i].norm() for i in nearest]).mean(dim=0)
+    images, sentences = images_of(20), 3 * corpus()
+    for x, b in zip(images, bias_targets(images, sentences), strict=True):
+        nearest = sorted(
+            range(len(sentences)), key=lambda i: -float(cosine_similarity(x, sentences[i], dim=0))
+        )[:10]
+        mean = torch.stack([sentences[i] / sentences[i].norm() for i in nearest]).mean(dim=0)
         torch.testing.assert_close(b, mean / mean.norm())
     with pytest.raises(ValueError, match=r"at least 10 sentences.*got 9"):
-        bias_targets(images, corpus[:9])
+        bias_targets(images, sentences[:9])
 
 
 def _naive_loss(model: TrainableVAE, x: Tensor, b: Tensor, order: str, kl_weight: float) -> float:
@@ -154,8 +143,8 @@ def _naive_loss(model: TrainableVAE, x: Tensor, b: Tensor, order: str, kl_weight
 
 @pytest.mark.parametrize("order", SHUFFLE_ORDERS)
 def test_loss_is_its_definition(order):
-    model, x = TrainableVAE(DIM, _generator()).eval(), _images(25)
-    b = bias_targets(x, _corpus())
+    model, x = TrainableVAE(DIM, generator_of()).eval(), images_of(25)
+    b = bias_targets(x, corpus())
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(5)
         got = float(loss_terms(model, x, b, order).total(0.007))
@@ -179,11 +168,11 @@ def test_loss_of_the_published_models_is_what_their_files_say(oracle_dir):
         stored = load_weights(
             world / f"debiasing_methods/zsdebias_weights/ViT-B-16_{name}_zsdebias_0.pth", make=""
         )
-        model = TrainableVAE(512, _generator()).eval()
+        model = TrainableVAE(512, generator_of()).eval()
         model.load_state_dict({**stored["encoder"], **stored["decoder"]})
         arrays = [np.load(world / "data" / f / "CLIP_ViT-B-16_embeddings.npy") for f in folders]
         x = torch.from_numpy(np.concatenate(arrays)).float()
-        x = x[torch.randperm(len(x), generator=_generator())]
+        x = x[torch.randperm(len(x), generator=generator_of())]
         losses = {}
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(0)
@@ -274,7 +263,7 @@ def test_an_epoch_sees_each_row_at_most_once_and_validates_on_the_others(monkeyp
     training = _training(n=123)
     training.take_epoch()
     assert [(mode, len(x)) for mode, x in fake.batches] == [(True, 32), (True, 32), (False, 32), (False, 5)]
-    images = _images(123)
+    images = images_of(123)
     seen = torch.cat([x for mode, x in fake.batches if mode])
     matches = (seen[:, None] == images[training.training_rows]).all(dim=2)
     assert matches.any(dim=0).sum() == 64
@@ -318,8 +307,8 @@ def test_runs_to_the_last_epoch_without_a_stop():
 
 
 def test_gradient_is_clipped():
-    images = 1000 * _images(120)
-    training = ZSDebiasTraining(images, bias_targets(images, _corpus()), QUICK)
+    images = 1000 * images_of(120)
+    training = ZSDebiasTraining(images, bias_targets(images, corpus()), QUICK)
     training.take_epoch()
     norm = torch.stack([p.grad.norm() for p in training.model.parameters()]).norm()
     assert float(norm) == pytest.approx(1, rel=1e-4)
@@ -413,7 +402,7 @@ def test_goes_on_bit_for_bit_from_any_epoch(tmp_path):
 
 
 def test_an_interrupted_run_gives_the_same_files(tmp_path, monkeypatch):
-    data = TrainingData(_images(120), _corpus(), {})
+    data = TrainingData(images_of(120), corpus(), {})
     run_training(data, tmp_path / "whole" / "m.pth", QUICK)
     take, calls = ZSDebiasTraining.take_epoch, []
 
@@ -435,7 +424,7 @@ def test_an_interrupted_run_gives_the_same_files(tmp_path, monkeypatch):
 @pytest.mark.parametrize("last", ["save_weights", "write_losses", "plot_losses", "write_json"])
 def test_a_run_cut_off_between_its_files_goes_on(last, tmp_path, monkeypatch):
     """Also where no checkpoint was due before the end, and in place of a file of another run."""
-    data = TrainingData(_images(120), _corpus(), {})
+    data = TrainingData(images_of(120), corpus(), {})
     run_training(data, tmp_path / "whole" / "m.pth", QUICK)
     run_training(data, tmp_path / "cut" / "m.pth", replace(QUICK, seed=9))
 
@@ -458,47 +447,15 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """Make a project folder: backbones, corpora with their text embeddings, and two dataset folders."""
-    (tmp_path / "config" / "zsdebias").mkdir(parents=True)
-    backbone = f"{{open_clip: RN50, pretrained: openai, openai_name: Ti/ny, dim: {DIM}, quick_gelu: true}}"
-    (tmp_path / "config" / "backbones.yml").write_text(f"tiny: {backbone}\n")
-    words = [f"word{i}" for i in range(N_SENTENCES)]
-    corpora = {
-        "color": {"words": {"w": words}, "frames": ["a {w}"]},
-        "few": {"words": {"w": words[:9]}, "frames": ["a {w}"]},
-        "unknown": {"words": {"w": words}, "frames": ["the {w}"]},
-        "ten": {"words": {"w": words[:10]}, "frames": ["a {w}"]},
-    }
-    (tmp_path / "config" / "zsdebias" / "default.yml").write_text(json.dumps(corpora))
-    sentences = np.array([f"a {word}" for word in words])
-    np.savez(tmp_path / "text.npz", prompts=sentences, embeddings=_corpus().numpy())
-    _write_dataset(tmp_path / "data" / "A", _images(80))
-    _write_dataset(tmp_path / "data" / "B", _images(40, seed=1).half())
-    return tmp_path
-
-
-def _write_dataset(folder: Path, images: Tensor) -> None:
-    folder.mkdir(parents=True)
-    names = [f"{i}.png" for i in range(len(images))]
-    pd.DataFrame({"file_name": names, "file_path": names}).to_feather(folder / "metadata.feather")
-    np.save(folder / "CLIP_tiny_embeddings.npy", images.numpy())
-
-
-def _arguments(project: Path, *more: object, datasets: tuple[str, ...] = ("A", "B")) -> list[str]:
-    arguments = ["--dataset_paths", *(project / "data" / name for name in datasets), "--clip_model", "Ti/ny"]
-    arguments += ["--backbones_file", project / "config" / "backbones.yml"]
-    arguments += ["--text-embeddings", project / "text.npz", "--epochs", 4, "--patience", 3, "--bs", 32]
-    arguments += ["--lr", 1e-2, "--weight_decay", 1e-5]
-    attribute = () if "--bias_attribute" in more else ("--bias_attribute", "color")
-    return [str(argument) for argument in (*arguments, *attribute, *more)]
+def project(zsdebias_project: Path) -> Path:
+    return zsdebias_project
 
 
 WEIGHTS = Path("debiasing_methods") / "zsdebias_weights" / "default"
 
 
 def test_command_writes_the_release_form(project, capsys):
-    assert zsdebias_training.main(_arguments(project, "--seed", 2)) == 0
+    assert zsdebias_training.main(zsdebias_arguments(project, "--seed", 2)) == 0
     folder = project / WEIGHTS
     stem = "tiny_color_zsdebias_2"
     endings = ("pth", "losses.csv", "losses.png", "report.json")
@@ -537,13 +494,13 @@ def test_command_writes_the_release_form(project, capsys):
 def test_files_are_what_inference_loads(project):
     """In both formats, and the model for inference does what the trained one does without dropout."""
     for file_format in ("pth", "safetensors"):
-        zsdebias_training.main(_arguments(project, "--format", file_format))
+        zsdebias_training.main(zsdebias_arguments(project, "--format", file_format))
     folder = project / WEIGHTS
     vaes = [load_zsdebias(folder / f"tiny_color_zsdebias_0.{f}", dim=DIM) for f in ("pth", "safetensors")]
     stored = torch.load(folder / "tiny_color_zsdebias_0.pth", weights_only=True)
-    model = TrainableVAE(DIM, _generator()).eval()
+    model = TrainableVAE(DIM, generator_of()).eval()
     model.load_state_dict({**stored["encoder"], **stored["decoder"]})
-    x = _images(9, seed=3)
+    x = images_of(9, seed=3)
     with torch.no_grad():
         mean, log_variance = model.moments(x)
         half = DIM // 2
@@ -555,29 +512,29 @@ def test_files_are_what_inference_loads(project):
 
 
 def test_seeds_prompts_and_output_folder(project):
-    zsdebias_training.main(_arguments(project, "--seeds", 0, 1, "--prompts", "mine"))
+    zsdebias_training.main(zsdebias_arguments(project, "--seeds", 0, 1, "--prompts", "mine"))
     folder = project / "debiasing_methods" / "zsdebias_weights" / "mine"
     assert sorted(p.name for p in folder.glob("*.pth")) == [f"tiny_color_zsdebias_{k}.pth" for k in (0, 1)]
     one, two = ((folder / f"tiny_color_zsdebias_{k}.pth").read_bytes() for k in (0, 1))
     assert one != two
-    zsdebias_training.main(_arguments(project, "--output_dir", project / "here"))
+    zsdebias_training.main(zsdebias_arguments(project, "--output_dir", project / "here"))
     assert (project / "here" / "tiny_color_zsdebias_0.pth").read_bytes() == one
 
 
 def test_what_is_there_is_kept_or_replaced_when_asked(project, capsys):
     path = project / WEIGHTS / "tiny_color_zsdebias_0.pth"
-    zsdebias_training.main(_arguments(project))
+    zsdebias_training.main(zsdebias_arguments(project))
     before = path.stat().st_mtime_ns, path.read_bytes()
     capsys.readouterr()
-    zsdebias_training.main(_arguments(project))
+    zsdebias_training.main(zsdebias_arguments(project))
     assert "kept" in capsys.readouterr().out
     assert (path.stat().st_mtime_ns, path.read_bytes()) == before
     with pytest.raises(
         InputError, match=r"tiny_color_zsdebias_0\.pth exists and was not made from.*--overwrite"
     ):
-        zsdebias_training.main(_arguments(project, "--lr", 2e-2))
+        zsdebias_training.main(zsdebias_arguments(project, "--lr", 2e-2))
     assert path.read_bytes() == before[1]
-    zsdebias_training.main(_arguments(project, "--lr", 2e-2, "--overwrite"))
+    zsdebias_training.main(zsdebias_arguments(project, "--lr", 2e-2, "--overwrite"))
     assert path.read_bytes() != before[1]
 
 
@@ -590,26 +547,26 @@ def test_a_checkpoint_of_another_run_is_not_taken(project, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(ZSDebiasTraining, "finished", property(stop))
         with pytest.raises(KeyboardInterrupt):
-            zsdebias_training.main(_arguments(project, "--checkpoint_seconds", 0))
+            zsdebias_training.main(zsdebias_arguments(project, "--checkpoint_seconds", 0))
     checkpoint = project / WEIGHTS / "tiny_color_zsdebias_0.pth.checkpoint"
     assert checkpoint.is_file()
     with pytest.raises(InputError, match="unfinished run with other data or options"):
-        zsdebias_training.main(_arguments(project, "--epochs", 5))
+        zsdebias_training.main(zsdebias_arguments(project, "--epochs", 5))
     checkpoint.write_bytes(checkpoint.read_bytes()[:2000])
     with pytest.raises(InputError, match=r"checkpoint cannot be read|checkpoint is damaged"):
-        zsdebias_training.main(_arguments(project))
-    zsdebias_training.main(_arguments(project, "--epochs", 5, "--overwrite"))
+        zsdebias_training.main(zsdebias_arguments(project))
+    zsdebias_training.main(zsdebias_arguments(project, "--epochs", 5, "--overwrite"))
     assert not checkpoint.exists()
 
 
 def test_small_data_is_said(project, capsys):
-    zsdebias_training.main(_arguments(project, "--bs", 1024))
+    zsdebias_training.main(zsdebias_arguments(project, "--bs", 1024))
     assert "note: 84 training rows are fewer than a batch of 1024" in capsys.readouterr().out
 
 
 def test_killed_run_goes_on_bit_for_bit(project):
     """A process that is killed at work; its successor writes what an undisturbed run writes."""
-    arguments = _arguments(project, "--epochs", 120, "--patience", 120)
+    arguments = zsdebias_arguments(project, "--epochs", 120, "--patience", 120)
     killed = project / "killed"
     command = [sys.executable, str(ROOT / "debiasing_methods" / "zsdebias_training.py"), *arguments]
     command += ["--checkpoint_seconds", "0", "--output_dir", str(killed)]
@@ -680,7 +637,7 @@ def _break(project: Path, what: str) -> None:
 )
 def test_bad_input_is_one_line(project, capsys, broken, more, message):
     _break(project, broken)
-    arguments = _arguments(project, *more)
+    arguments = zsdebias_arguments(project, *more)
     assert run_main(lambda: zsdebias_training.main(arguments)) == 2
     *_, line = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
@@ -690,17 +647,17 @@ def test_bad_input_is_one_line(project, capsys, broken, more, message):
 
 
 def test_too_few_rows_and_doubled_folders(project):
-    _write_dataset(project / "data" / "C", _images(9))
+    write_dataset(project / "data" / "C", images_of(9))
     with pytest.raises(InputError, match="9 image embeddings are too few to train on; give at least 10"):
-        zsdebias_training.main(_arguments(project, datasets=("C",)))
+        zsdebias_training.main(zsdebias_arguments(project, datasets=("C",)))
     with pytest.raises(InputError, match="names a folder twice"):
-        zsdebias_training.main(_arguments(project, datasets=("A", "B", "A")))
+        zsdebias_training.main(zsdebias_arguments(project, datasets=("A", "B", "A")))
 
 
 def test_cuda_is_refused_where_there_is_none(project, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match=r"--device cuda.*use --device cpu"):
-        zsdebias_training.main(_arguments(project, "--device", "cuda"))
+        zsdebias_training.main(zsdebias_arguments(project, "--device", "cuda"))
 
 
 def _lines(script: str, environment: dict[str, str]) -> list[str]:
