@@ -10,13 +10,13 @@ from pathlib import Path
 import pandas as pd
 
 from bias_evaluation.datasets.folder import read_manifest
+from bias_evaluation.datasets.image_loading import usable_cores
 from bias_evaluation.datasets.metadata import METADATA, build_metadata
 from bias_evaluation.datasets.webdataset import build_tar_metadata
 from bias_evaluation.embedding.encoder import PRECISIONS, Encoder, check_device
 from bias_evaluation.embedding.engines import add_engine_options, check_engine_options
 from bias_evaluation.embedding.identity import existing_checkpoint
 from bias_evaluation.embedding.image_embeddings import Stream, embed_dataset, find_embeddings, join_dataset
-from bias_evaluation.embedding.image_loading import usable_cores
 from bias_evaluation.grid.configs import DATASETS, Backbone, get_backbone
 from safe_io.errors import InputError, run_main
 

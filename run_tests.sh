@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint, formatting and tests, in that order, up to the first that fails; sets .venv up first.
+# Lint, formatting, imports and tests, in that order, up to the first that fails; sets .venv up first.
 #
 #   bash run_tests.sh                        everything
 #   bash run_tests.sh -k metrics -x          arguments go to pytest
@@ -21,4 +21,5 @@ step() {  # run the command "$2…" and say which step failed
 step "environment" bash setup_env.sh
 step "lint (ruff check)" .venv/bin/python -m ruff check .
 step "formatting (ruff format --check)" .venv/bin/python -m ruff format --check .
+step "imports (lint-imports)" .venv/bin/lint-imports
 step "tests (pytest)" .venv/bin/python -m pytest -q "$@"

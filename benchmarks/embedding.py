@@ -37,8 +37,8 @@ import yaml
 from PIL import Image
 from tqdm import tqdm
 
+from bias_evaluation.datasets.image_loading import usable_cores
 from bias_evaluation.embedding.encoder import PRECISIONS, Encoder
-from bias_evaluation.embedding.image_loading import usable_cores
 from bias_evaluation.grid.configs import Backbone, get_backbone
 from safe_io.checkout import ROOT
 from safe_io.errors import InputError, run_main

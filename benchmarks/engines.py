@@ -30,8 +30,8 @@ from tqdm import tqdm
 
 from benchmarks.embedding import FOLDER_DATASET, ROOT, load_average, make_backbone, make_dataset
 from bias_evaluation.datasets.folder import embeddings_name
+from bias_evaluation.datasets.image_loading import usable_cores
 from bias_evaluation.embedding.engines import ENGINES
-from bias_evaluation.embedding.image_loading import usable_cores
 from safe_io.errors import InputError, run_main
 from safe_io.files import write_json
 

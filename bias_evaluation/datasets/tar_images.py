@@ -14,7 +14,7 @@ from typing import BinaryIO
 import pandas as pd
 from torch import Tensor
 
-from bias_evaluation.embedding.image_loading import ImageRows
+from bias_evaluation.datasets.image_loading import ImageRows
 from safe_io.documents import Section
 from safe_io.files import read_json
 

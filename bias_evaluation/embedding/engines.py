@@ -132,7 +132,7 @@ def check_ray() -> None:
 
 
 def _usable_cores() -> int:
-    from bias_evaluation.embedding.image_loading import usable_cores
+    from bias_evaluation.datasets.image_loading import usable_cores
 
     return usable_cores()
 

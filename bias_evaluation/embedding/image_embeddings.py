@@ -26,17 +26,17 @@ from bias_evaluation.datasets.folder import (
     manifest_path,
     read_manifest,
 )
-from bias_evaluation.datasets.metadata import METADATA, SKIPPED, write_metadata
-from bias_evaluation.datasets.tar_images import TarRows, in_tars
-from bias_evaluation.embedding.encoder import Encoder
-from bias_evaluation.embedding.engines import Part
-from bias_evaluation.embedding.identity import image_digest, model_facts
-from bias_evaluation.embedding.image_loading import (
+from bias_evaluation.datasets.image_loading import (
     Batch,
     ImageRows,
     dead_workers_as_input_errors,
     read_batches,
 )
+from bias_evaluation.datasets.metadata import METADATA, SKIPPED, write_metadata
+from bias_evaluation.datasets.tar_images import TarRows, in_tars
+from bias_evaluation.embedding.encoder import Encoder
+from bias_evaluation.embedding.engines import Part
+from bias_evaluation.embedding.identity import image_digest, model_facts
 from bias_evaluation.embedding.shards import Shards, Unreadable, joined_path, parts_folder
 from bias_evaluation.grid.configs import Backbone
 from bias_evaluation.suite.results import versions

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from bias_evaluation.datasets.image_loading import ImageRows, read_batch
 from bias_evaluation.embedding.encoder import Encoder
 from bias_evaluation.embedding.engines import RETRIES, lost_worker_errors, ray_session, resources_of_a_worker
 from bias_evaluation.embedding.identity import encoder_digest
 from bias_evaluation.embedding.image_embeddings import Embedded, Stream, encode_batch
-from bias_evaluation.embedding.image_loading import ImageRows, read_batch
 from bias_evaluation.grid.configs import Backbone
 from safe_io.errors import InputError
 

@@ -21,13 +21,13 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 import precompute_embeddings
+from bias_evaluation.datasets import image_loading
 from bias_evaluation.datasets.folder import embeddings_name
+from bias_evaluation.datasets.image_loading import PIECE, ImageRows, read_batches, usable_cores
 from bias_evaluation.datasets.metadata import METADATA, build_metadata, read_metadata
 from bias_evaluation.embedding import image_embeddings as module
-from bias_evaluation.embedding import image_loading
 from bias_evaluation.embedding.encoder import Encoder
 from bias_evaluation.embedding.image_embeddings import embed_dataset, manifest_path
-from bias_evaluation.embedding.image_loading import PIECE, ImageRows, read_batches, usable_cores
 from bias_evaluation.embedding.shards import Shards, parts_folder
 from bias_evaluation.grid.configs import Backbone
 from safe_io.checkout import ROOT
