@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -36,6 +35,7 @@ from disentanglement_study.sentences import ROOT, add_common_options, open_store
 from safe_io.documents import unknown
 from safe_io.errors import InputError, run_main
 from safe_io.files import read_json, sha256_file, sha256_json, write_json
+from safe_io.provenance import installed_versions
 
 FEATURES = ("clip", "sae")
 OUTPUT_DIR = ROOT / "study_output" / "disentanglement"
@@ -144,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "sizes": _sizes(config, sentences, features),
         "sae": None if sae is None else sae_facts(sae, embeddings, features, backbone, file.path),
         "settings": asdict(settings),
-        "versions": {**versions(), "scikit-learn": version("scikit-learn")},
+        "versions": {**versions(), **installed_versions("scikit-learn")},
         "digests": digests,
     }
     write_json(path, record)

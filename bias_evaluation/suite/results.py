@@ -6,19 +6,16 @@ that results of other inputs are never taken for these.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from bias_evaluation.grid.methods import published_name
 from bias_evaluation.grid.plan import ResultKey
-from safe_io.checkout import ROOT
 from safe_io.errors import InputError
-from safe_io.files import read_json, sha256_file, sha256_json, write_json
+from safe_io.files import read_json, sha256_json, write_json
+from safe_io.provenance import installed_versions, source_digest
 
 # Raised whenever a change of the code changes figures: earlier results then have another "revision".
 REVISION = 1
@@ -35,14 +32,8 @@ def versions(*more: str) -> dict[str, str]:
     *more : str
         Packages of the project that decide the digits too, beside those of the suite.
     """
-    names = ("torch", "numpy", "scipy", "open_clip_torch")
-    found = {name: version(name) for name in names}
-    return {"python": platform.python_version(), **found, "code": _source_digest(more)}
-
-
-def _source_digest(more: tuple[str, ...]) -> str:
-    modules = sorted(chain(*(ROOT.glob(f"{package}/**/*.py") for package in (*_PACKAGES, *more))))
-    return sha256_json({str(path.relative_to(ROOT)): sha256_file(path) for path in modules})[:16]
+    found = installed_versions("torch", "numpy", "scipy", "open_clip_torch")
+    return {**found, "code": source_digest(*_PACKAGES, *more)}
 
 
 def make_records(

@@ -1,0 +1,30 @@
+"""What results and reports record about the software that made them."""
+
+from __future__ import annotations
+
+import platform
+from importlib import import_module
+from importlib.metadata import version
+
+from safe_io.checkout import ROOT
+from safe_io.files import sha256_file, sha256_json
+
+
+def installed_versions(*packages: str) -> dict[str, str]:
+    """Return the versions of Python and of some installed packages, without importing them."""
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def build_versions(*modules: str) -> dict[str, str]:
+    """Return the versions of Python and of some modules, as they say themselves.
+
+    PyTorch then also tells which accelerator it was built for (2.14.1+cu130); reports of trainings say so.
+    """
+    found = {name: str(import_module(name).__version__) for name in modules}
+    return {"python": platform.python_version(), **found}
+
+
+def source_digest(*packages: str) -> str:
+    """Return a digest of the project's own modules in some packages, 16 hexadecimal digits."""
+    modules = sorted(path for package in packages for path in ROOT.glob(f"{package}/**/*.py"))
+    return sha256_json({str(path.relative_to(ROOT)): sha256_file(path) for path in modules})[:16]
