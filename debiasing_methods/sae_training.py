@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from bias_evaluation.training_runs.inputs import read_embeddings, read_prompts
-from bias_evaluation.training_runs.sae import report_path, run_training
+from bias_evaluation.training_runs.run import report_path
+from bias_evaluation.training_runs.sae import run_training
 from bias_evaluation.training_runs.sae_report import format_report
 from debiasing_methods.training.sae import WEIGHTINGS, SaeTrainingConfig
 from safe_io.checkout import ROOT

@@ -20,7 +20,8 @@ if __package__ in (None, ""):  # run by path: make the project importable
 import torch
 from torch import Tensor
 
-from bias_evaluation.training_runs.zsdebias import TrainingData, beside, run_training
+from bias_evaluation.training_runs.run import beside
+from bias_evaluation.training_runs.zsdebias import TrainingData, run_training
 from debiasing_methods.training.zsdebias import SHUFFLE_ORDERS, ZSDebiasTrainingConfig
 from safe_io.checkout import ROOT
 from safe_io.errors import InputError, run_main

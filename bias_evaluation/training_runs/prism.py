@@ -14,11 +14,8 @@ another file of its name is an error unless it may be overwritten.
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import itertools
-import os
-import platform
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,27 +29,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bias_evaluation.prompts.prism_texts import PrismTextSet, fill_scene
+from bias_evaluation.training_runs.run import TrainingRun, sha256_tensor
 from bias_evaluation.weights.find import prism_weight_name
 from bias_evaluation.weights.read import PRISM_MAP
 from debiasing_methods.linalg import unit
 from debiasing_methods.training.prism import PrismHyperparameters, overall_loss, train_maps
 from debiasing_methods.training.prism_sampling import SAMPLINGS, PrismSamples, TextSetSizes
 from safe_io.errors import InputError
-from safe_io.files import (
-    atomic_path,
-    dump_weights,
-    read_json,
-    sha256_file,
-    sha256_json,
-    write_json,
-    write_text,
-)
+from safe_io.files import atomic_path, dump_weights, read_json, sha256_json, write_text
 from safe_io.locks import exclusive
+from safe_io.provenance import build_versions
 
 T, R = TypeVar("T"), TypeVar("R")
 FORMATS = ("pth", "safetensors")
 LOSSES = "losses.csv"
-_REPORT = ".report.json"
 _BATCH_BYTES = 1 << 26  # tensors of a batch of maps; a single map of width 1024 needs half of it
 
 
@@ -158,8 +148,7 @@ class _Sentences:
 
     def sha256(self, sentences: Sequence[str]) -> str:
         """Digest of some sentences' embeddings."""
-        raw = self._raw[[self._rows[sentence] for sentence in sentences]]
-        return hashlib.sha256(raw.numpy().tobytes()).hexdigest()
+        return sha256_tensor(self._raw[[self._rows[sentence] for sentence in sentences]])
 
 
 def run_training(
@@ -209,8 +198,8 @@ def _run(
         return []
     used = {one: one.sentences() for one in maps}
     sentences = _Sentences(list(dict.fromkeys(s for own in used.values() for s in own)), embed)
-    facts = {one: _facts(one, output.backbone, own, sentences) for one, own in used.items()}
-    reports = {one: _finished(_path(one, output), facts[one]["digest"], output.overwrite) for one in maps}
+    runs = {one: _run_of(one, output, own, sentences) for one, own in used.items()}
+    reports = {one: run.finished(overwrite=output.overwrite) for one, run in runs.items()}
     with tqdm(total=len(maps), unit="map", desc=f"PRISM, {output.backbone}", disable=not progress) as bar:
         # Whole batches, though some of their maps may be done: the same maps are always trained together.
         batches = list(_batches(maps, sentences.embeddings.shape[1]))
@@ -219,34 +208,24 @@ def _run(
         for trained in _in_threads(lambda batch: _train(batch, sentences), todo):
             for one, w, losses in trained:
                 if reports[one] is None:
-                    reports[one] = _write(_path(one, output), w, {**facts[one], **losses})
+                    reports[one] = _write(runs[one], w, losses)
                 bar.update()
     write_losses(output.folder)
     return [reports[one] for one in maps]
 
 
-def _path(one: _Map, output: Output) -> Path:
-    setting = one.setting
-    return output.folder / prism_weight_name(
+def _run_of(one: _Map, output: Output, own: Sequence[str], sentences: _Sentences) -> TrainingRun:
+    """Say where a map goes, and what it is made from."""
+    setting, sizes = one.setting, one.setting.sizes
+    name = prism_weight_name(
         output.backbone, setting.task, setting.setting, setting.training, one.seed, output.file_format
     )
-
-
-def report_path(weights: str | os.PathLike[str]) -> Path:
-    """Return where the report of a map lies: ``<stem>.report.json`` beside it."""
-    weights = Path(weights)
-    return weights.with_name(weights.name.removesuffix(weights.suffix) + _REPORT)
-
-
-def _facts(one: _Map, backbone: str, own: Sequence[str], sentences: _Sentences) -> dict[str, Any]:
-    """Tell what a map is made from, with a digest of it."""
-    sizes = one.setting.sizes
     facts = {
-        "backbone": backbone,
-        "task": one.setting.task,
-        "setting": one.setting.setting,
+        "backbone": output.backbone,
+        "task": setting.task,
+        "setting": setting.setting,
         "seed": one.seed,
-        **asdict(one.setting.training),
+        **asdict(setting.training),
         "sampling": one.sampling,
         "text_set": {
             "scenes": sizes.scenes,
@@ -257,22 +236,8 @@ def _facts(one: _Map, backbone: str, own: Sequence[str], sentences: _Sentences) 
         "sentences": {"distinct": len(own), "sha256": sha256_json(own)},
         "embeddings_sha256": sentences.sha256(own),
     }
-    return {"digest": sha256_json(facts), **facts}
-
-
-def _finished(path: Path, digest: str, overwrite: bool) -> dict[str, Any] | None:
-    """Return the report of a map that is done; None where there is one to train."""
-    if overwrite or not path.exists():
-        return None
-    beside = report_path(path)
-    report = read_json(beside, "report of a PRISM map") if beside.is_file() else {}
-    if not isinstance(report, dict) or report.get("digest") != digest:
-        raise InputError(
-            f"{path} exists and was not made from these sentences, embeddings and options; choose another "
-            f"--output-dir, or replace it with --overwrite"
-        )
-    # A report is written just before its weights: others were being replaced by this very run.
-    return report if report.get("weights_sha256") == sha256_file(path) else None
+    made_from = "these sentences, embeddings and options"
+    return TrainingRun(output.folder / name, facts, made_from, "another --output-dir", report_first=True)
 
 
 def _batches(maps: Sequence[_Map], dim: int) -> Iterator[list[_Map]]:
@@ -342,14 +307,11 @@ def _parts(loss: Tensor) -> dict[str, float]:
     return {"positive": positive, "negative": negative, "total": positive + negative}
 
 
-def _write(path: Path, w: Tensor, report: dict[str, Any]) -> dict[str, Any]:
-    """Write the report, then put the weights in their place."""
-    with atomic_path(path) as temporary:
+def _write(run: TrainingRun, w: Tensor, losses: dict[str, Any]) -> dict[str, Any]:
+    """Write the report, then give the weights their name."""
+    with atomic_path(run.weights) as temporary:
         dump_weights(temporary, {PRISM_MAP: w.clone()})  # a clone: a slice would be saved with its batch
-        versions = {"python": platform.python_version(), "torch": torch.__version__}
-        report = {**report, "versions": versions, "weights_sha256": sha256_file(temporary)}
-        write_json(report_path(path), report)
-    return report
+        return run.write_report({**losses, "versions": build_versions("torch")}, temporary)
 
 
 def write_losses(folder: Path) -> None:
@@ -360,7 +322,7 @@ def write_losses(folder: Path) -> None:
     lines = csv.writer(text, lineterminator="\n")
     parts = [(when, part) for when in ("before", "after") for part in ("positive", "negative", "total")]
     lines.writerow([*columns, *(f"{part}_{when}" for when, part in parts)])
-    for path in sorted(folder.glob(f"prism_*{_REPORT}")):
+    for path in sorted(folder.glob("prism_*.report.json")):
         report = read_json(path, "report of a PRISM map")
         try:
             losses = [report[f"loss_{when}"][part] for when, part in parts]

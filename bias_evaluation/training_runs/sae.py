@@ -1,19 +1,14 @@
-"""A training run of the SAE on disk: it goes on where it was cut off, and says what it made.
+"""Training runs of the SAE on disk: data and configuration → weights and a report.
 
-The files of a run: the weights, ``<stem>.report.json`` beside them (how well they reconstruct, and what they
-were made from), and while it runs ``<output>.checkpoint``. Weights and report are the same to the last bit
-for the same data and configuration (on the CPU, with the same versions and number of threads), whether or not
-the run was cut off in between.
-
-What is there already is replaced only where that is asked for: a finished run with the same digest (of data
-and configuration) is kept, an unfinished one goes on, and one with another digest is an error.
+The report says how well the weights reconstruct, and what they were made from. `run` describes what is kept,
+resumed and refused. Weights and report are the same to the last bit for the same data and configuration (on
+the CPU, with the same versions and number of threads), whether or not the run was cut off in between.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import platform
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,19 +19,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bias_evaluation.training_runs.checkpoint import Checkpoint
+from bias_evaluation.training_runs.run import TrainingRun, run_resumably, sha256_tensor
 from bias_evaluation.training_runs.sae_report import reconstruction_quality
 from bias_evaluation.weights.read import save_sae
 from debiasing_methods.sae import SparseAutoencoder
 from debiasing_methods.training.sae import SaeTraining, SaeTrainingConfig
 from safe_io.arrays import check_matrix, check_rows
 from safe_io.errors import InputError, as_input_error
-from safe_io.files import (
-    read_json,
-    sha256_file,
-    sha256_json,
-    write_json,
-)
-from safe_io.locks import exclusive
+from safe_io.provenance import build_versions
 
 
 def run_training(
@@ -84,16 +74,28 @@ def run_training(
     """
     check_matrix(embeddings, "the embeddings")
     check_rows(embeddings, "the embeddings")
-    with exclusive(output), as_input_error(""):
-        return _run(
-            embeddings,
-            Path(output),
-            config,
-            holdout=holdout,
-            device=device,
+    training_rows, held_out_rows = _split(len(embeddings), holdout, config.seed)
+    facts = {
+        "config": _recorded(config),
+        "level_weights": list(config.level_weights),
+        "holdout": holdout,
+        "data": {"shape": list(embeddings.shape), "sha256": sha256_tensor(embeddings)},
+    }
+    run = TrainingRun(Path(output), facts)
+
+    def train(training: SaeTraining, checkpoint: Checkpoint) -> tuple[dict[str, Any], Callable[[], None]]:
+        sae = _train(training, checkpoint, progress).to(device)
+        quality = _quality(sae, embeddings.to(device), training_rows, held_out_rows, config, progress)
+        return {"versions": build_versions("torch", "numpy"), **quality}, lambda: save_sae(run.weights, sae)
+
+    with as_input_error(""):
+        return run_resumably(
+            run,
+            lambda: SaeTraining(embeddings[training_rows], config, device=device),
+            train,
+            lambda training: f"step {training.step} of {training.total_steps}",
             overwrite=overwrite,
             checkpoint_seconds=checkpoint_seconds,
-            progress=progress,
         )
 
 
@@ -101,62 +103,6 @@ def _recorded(config: SaeTrainingConfig) -> dict[str, Any]:
     """Return the configuration for the record; without l1 = 0, so that runs without it keep their digests."""
     values = {**asdict(config), "levels": list(config.all_levels)}
     return values if config.l1 else {name: v for name, v in values.items() if name != "l1"}
-
-
-def _run(
-    embeddings: Tensor,
-    output: Path,
-    config: SaeTrainingConfig,
-    *,
-    holdout: float,
-    device: str,
-    overwrite: bool,
-    checkpoint_seconds: float,
-    progress: bool,
-) -> dict[str, Any]:
-    """Do the work of `run_training`, alone at its output."""
-    training_rows, held_out_rows = _split(len(embeddings), holdout, config.seed)
-    facts = {
-        "config": _recorded(config),
-        "level_weights": list(config.level_weights),
-        "holdout": holdout,
-        "data": {"shape": list(embeddings.shape), "sha256": _sha256_tensor(embeddings)},
-    }
-    digest = sha256_json(facts)
-    checkpoint = Checkpoint(output, digest, checkpoint_seconds)
-    state = checkpoint.load(overwrite=overwrite)
-    # A checkpoint of this run says that its output may be replaced: it was asked for when the run began.
-    if (done := _finished(output, digest, overwrite or state is not None)) is not None:
-        print(f"kept {output}: trained before with this data and configuration (--overwrite trains anew)")
-        return done
-
-    training = SaeTraining(embeddings[training_rows], config, device=device)
-    if state is not None:
-        checkpoint.restore(training.load_state_dict, state)
-        print(f"{checkpoint.path}: going on after step {training.step} of {training.total_steps}")
-    sae = _train(training, checkpoint, progress)
-    report = {
-        "digest": digest,
-        **facts,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
-        **_quality(sae.to(device), embeddings.to(device), training_rows, held_out_rows, config, progress),
-    }
-    checkpoint.save(training.state_dict())  # a kill between the two files must not leave weights that block
-    save_sae(output, sae)
-    report["weights_sha256"] = sha256_file(output)
-    write_json(report_path(output), report)
-    checkpoint.remove()
-    return report
-
-
-def report_path(output: str | os.PathLike[str]) -> Path:
-    """Return where the report of weights lies: ``<stem>.report.json`` beside them."""
-    output = Path(output)
-    return output.with_name(f"{output.stem}.report.json")
 
 
 def _split(n: int, holdout: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -168,24 +114,6 @@ def _split(n: int, holdout: float, seed: int) -> tuple[Tensor, Tensor]:
         raise InputError(f"a holdout of {holdout} leaves none of {n} rows to train on")
     order = torch.from_numpy(np.random.default_rng(seed).permutation(n))
     return order[held_out:].sort().values, order[:held_out].sort().values
-
-
-def _sha256_tensor(x: Tensor) -> str:
-    return hashlib.sha256(np.ascontiguousarray(x.cpu().numpy())).hexdigest()
-
-
-def _finished(output: Path, digest: str, may_replace: bool) -> dict[str, Any] | None:
-    """Return the report of finished weights of this very run; None where there is a run to do."""
-    if not output.exists() or may_replace:
-        return None
-    beside = report_path(output)
-    report = read_json(beside, "report of an SAE") if beside.is_file() else {}
-    if report.get("digest") != digest or report.get("weights_sha256") != sha256_file(output):
-        raise InputError(
-            f"{output} exists and was not made from this data and configuration; choose another --output, or "
-            f"replace it with --overwrite"
-        )
-    return report
 
 
 def _train(training: SaeTraining, checkpoint: Checkpoint, progress: bool) -> SparseAutoencoder:

@@ -1,31 +1,26 @@
-"""A training run of ZSDebias on disk: it goes on where it was cut off, and says what it made.
+"""Training runs of ZSDebias on disk: data and configuration → weights, losses and a report.
 
-The files of a run: the weights, and beside them ``<stem>.losses.csv``, ``<stem>.losses.png`` and
-``<stem>.report.json`` (what the weights were made from, and how training went); while it runs
-``<output>.checkpoint``. They are the same to the last bit for the same data and configuration (on the CPU,
-with the same versions and number of threads), whether or not the run was cut off in between.
-
-What is there already is replaced only where that is asked for: a finished run with the same digest (of data
-and configuration) is kept, an unfinished one goes on, and one with another digest is an error.
+Beside the weights are ``<stem>.losses.csv``, ``<stem>.losses.png`` and ``<stem>.report.json`` (what the
+weights were made from, and how training went). `run` describes what is kept, resumed and refused. All files
+are the same to the last bit for the same data and configuration (on the CPU, with the same versions and
+number of threads), whether or not the run was cut off in between.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from bias_evaluation.training_runs.checkpoint import Checkpoint
+from bias_evaluation.training_runs.run import TrainingRun, beside, run_resumably, sha256_tensor
 from bias_evaluation.training_runs.zsdebias_report import plot_losses, write_losses
 from debiasing_methods.training.zsdebias import (
     NEAREST_SENTENCES,
@@ -35,8 +30,8 @@ from debiasing_methods.training.zsdebias import (
     bias_targets,
 )
 from safe_io.errors import InputError, as_input_error
-from safe_io.files import read_json, save_weights, sha256_file, sha256_json, write_json
-from safe_io.locks import exclusive
+from safe_io.files import save_weights
+from safe_io.provenance import build_versions
 
 _ROUNDING = 1e-6  # of unit vectors in float32
 
@@ -70,8 +65,8 @@ class TrainingData:
             )
         self.facts = {
             **facts,
-            "images": {"shape": list(images.shape), "sha256": _sha256_tensor(images)},
-            "corpus": {"shape": list(corpus.shape), "sha256": _sha256_tensor(corpus)},
+            "images": {"shape": list(images.shape), "sha256": sha256_tensor(images)},
+            "corpus": {"shape": list(corpus.shape), "sha256": sha256_tensor(corpus)},
         }
         self.images, self._corpus = images.to(device), corpus.to(device)
 
@@ -123,72 +118,54 @@ def run_training(
         There are too few rows, training diverged, files of another run are in the way, or another process
         is making this very output.
     """
-    with exclusive(output), as_input_error(""):
-        return _run(
-            data,
-            Path(output),
-            config,
+    run = TrainingRun(
+        Path(output), {"config": asdict(config), "data": data.facts}, elsewhere="another output folder"
+    )
+
+    def train(
+        training: ZSDebiasTraining, checkpoint: Checkpoint
+    ) -> tuple[dict[str, Any], Callable[[], None]]:
+        best = _train(training, checkpoint, run.weights.stem, progress)
+        return _findings(training, best), lambda: _write(run.weights, training, best, data.facts)
+
+    with as_input_error(""):
+        return run_resumably(
+            run,
+            lambda: _start(data, config),
+            train,
+            lambda training: f"epoch {training.epoch}",
             overwrite=overwrite,
             checkpoint_seconds=checkpoint_seconds,
-            progress=progress,
         )
 
 
-def _run(
-    data: TrainingData,
-    output: Path,
-    config: ZSDebiasTrainingConfig,
-    *,
-    overwrite: bool,
-    checkpoint_seconds: float,
-    progress: bool,
-) -> dict[str, Any]:
-    """Do the work of `run_training`, alone at its output."""
-    facts = {"config": asdict(config), "data": data.facts}
-    digest = sha256_json(facts)
-    checkpoint = Checkpoint(output, digest, checkpoint_seconds)
-    state = checkpoint.load(overwrite=overwrite)
-    # A checkpoint of this run says that its output may be replaced: it was asked for when the run began.
-    if (done := _finished(output, digest, overwrite or state is not None)) is not None:
-        print(f"kept {output}: trained before with this data and configuration (--overwrite trains anew)")
-        return done
-
+def _start(data: TrainingData, config: ZSDebiasTrainingConfig) -> ZSDebiasTraining:
+    """Begin a training; says so if its batches are smaller than asked for."""
     training = ZSDebiasTraining(data.images, data.targets, config)
     if training.batch_size < config.batch_size:
         print(
             f"note: {training.batch_size} training rows are fewer than a batch of {config.batch_size}: an "
             f"epoch is one batch of all of them"
         )
-    if state is not None:
-        checkpoint.restore(training.load_state_dict, state)
-        print(f"{checkpoint.path}: going on after epoch {training.epoch}")
-    best = _train(training, checkpoint, output.stem, progress)
-    checkpoint.save(training.state_dict())  # a kill between two of the files then leaves a run that goes on
-    save_weights(output, release_form(best, config, data.facts, nested=output.suffix != ".safetensors"))
-    write_losses(beside(output, "losses.csv"), training.history)
-    plot_losses(beside(output, "losses.png"), training.history, best_epoch=best.epoch, title=output.stem)
-    report = {
-        "digest": digest,
-        **facts,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
+    return training
+
+
+def _findings(training: ZSDebiasTraining, best: Best) -> dict[str, Any]:
+    """Say how training went, for the report."""
+    return {
+        "versions": build_versions("torch", "numpy"),
         "rows": {"training": len(training.training_rows), "validation": len(training.validation_rows)},
         "epochs_run": training.epoch,
         "best": training.history[best.epoch - 1],
-        "weights_sha256": sha256_file(output),
     }
-    write_json(beside(output, "report.json"), report)
-    checkpoint.remove()
-    return report
 
 
-def beside(output: str | os.PathLike[str], ending: str) -> Path:
-    """Return the name of a file that lies beside weights: ``<stem>.<ending>``."""
-    output = Path(output)
-    return output.with_name(f"{output.stem}.{ending}")
+def _write(weights: Path, training: ZSDebiasTraining, best: Best, facts: Mapping[str, Any]) -> None:
+    """Write weights and losses."""
+    nested = weights.suffix != ".safetensors"
+    save_weights(weights, release_form(best, training.config, facts, nested=nested))
+    write_losses(beside(weights, "losses.csv"), training.history)
+    plot_losses(beside(weights, "losses.png"), training.history, best_epoch=best.epoch, title=weights.stem)
 
 
 def release_form(
@@ -225,24 +202,6 @@ def release_form(
         for part in ("encoder", "decoder")
     }
     return {**parts, "args": args, "epoch": best.epoch, "val_loss": best.val_loss}
-
-
-def _sha256_tensor(x: Tensor) -> str:
-    return hashlib.sha256(np.ascontiguousarray(x.cpu().numpy())).hexdigest()
-
-
-def _finished(output: Path, digest: str, may_replace: bool) -> dict[str, Any] | None:
-    """Return the report of finished weights of this very run; None where there is a run to do."""
-    if not output.exists() or may_replace:
-        return None
-    path = beside(output, "report.json")
-    report = read_json(path, "report of a ZSDebias model") if path.is_file() else {}
-    if report.get("digest") != digest or report.get("weights_sha256") != sha256_file(output):
-        raise InputError(
-            f"{output} exists and was not made from this data and configuration; choose another output "
-            f"folder, or replace it with --overwrite"
-        )
-    return report
 
 
 def _train(training: ZSDebiasTraining, checkpoint: Checkpoint, name: str, progress: bool) -> Best:

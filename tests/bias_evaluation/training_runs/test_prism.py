@@ -21,9 +21,9 @@ from bias_evaluation.training_runs import prism as prism_run
 from bias_evaluation.training_runs.prism import (
     Output,
     PrismSetting,
-    report_path,
     run_training,
 )
+from bias_evaluation.training_runs.run import report_path
 from bias_evaluation.weights.find import prism_weight_name
 from bias_evaluation.weights.read import load_prism_map
 from debiasing_methods import prism_training

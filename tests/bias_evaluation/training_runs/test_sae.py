@@ -17,9 +17,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from bias_evaluation.training_runs import run as training_run
 from bias_evaluation.training_runs import sae as sae_run
 from bias_evaluation.training_runs.inputs import read_prompts
-from bias_evaluation.training_runs.sae import report_path, run_training
+from bias_evaluation.training_runs.run import report_path
+from bias_evaluation.training_runs.sae import run_training
 from bias_evaluation.training_runs.sae_report import reconstruction_quality
 from bias_evaluation.weights.read import load_sae
 from debiasing_methods import sae_training
@@ -427,7 +429,7 @@ def test_a_run_that_was_cut_off_between_its_two_files_goes_on(embeddings, tmp_pa
     def cut_off(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sae_run, "write_json", cut_off)
+    monkeypatch.setattr(training_run, "write_json", cut_off)
     with pytest.raises(KeyboardInterrupt):
         run_training(embeddings, tmp_path / "cut" / "sae.pth", SMALL)
     monkeypatch.undo()
