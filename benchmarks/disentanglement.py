@@ -1,13 +1,12 @@
-"""Time the probes of the disentanglement study on SAE latents, and compare them with the direct fit.
+"""Time the probes of the disentanglement study on SAE latents.
 
 The latents are synthetic: sentences are sums of random vectors for template, bias value and subject, of their
 pairs, and of noise, and an SAE with random weights makes about one in twenty of their latents positive. The
 work of an iteration does not depend on the values; the number of iterations does, and real latents may need
 more, so it is printed, and `--tol` makes it larger.
 
-``--case middle`` (20 templates × 2 × 50, 4,096 latents) also runs the direct way: scikit-learn's
-StandardScaler and LogisticRegression on all latents, in float32 and in float64, on the same folds. ``--case
-large`` is the study's largest (20 × 7 × 100 = 14,000 sentences, 16,384 latents); no direct fit.
+``--case middle`` has 20 templates × 2 × 50 = 2,000 sentences and 4,096 latents. ``--case large`` is the
+study's largest: 20 × 7 × 100 = 14,000 sentences and 16,384 latents.
 """
 
 from __future__ import annotations
@@ -26,9 +25,6 @@ if __package__ in (None, ""):  # run by path: make the project importable
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
-from sklearn.preprocessing import StandardScaler
 
 from benchmarks.sem_scoring import peak_mib
 from disentanglement_study.probes import ProbeSettings, cross_validate
@@ -79,7 +75,7 @@ def make_latents(case: Case, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.
     return latents, subjects, biases
 
 
-def run_ours(latents: np.ndarray, subjects: np.ndarray, biases: np.ndarray, tol: float) -> dict[str, Any]:
+def run(latents: np.ndarray, subjects: np.ndarray, biases: np.ndarray, tol: float) -> dict[str, Any]:
     """Run all folds as the experiment does."""
     started, processor, folds = time.perf_counter(), time.process_time(), []
     for result in cross_validate(latents, subjects, biases, ProbeSettings(tol=tol)):
@@ -96,38 +92,6 @@ def run_ours(latents: np.ndarray, subjects: np.ndarray, biases: np.ndarray, tol:
     }
 
 
-def run_direct(latents: np.ndarray, subjects: np.ndarray, biases: np.ndarray, tol: float) -> dict[str, Any]:
-    """Run all folds with scikit-learn alone, on all latents."""
-    own, accuracies, iterations = ProbeSettings(tol=tol), [], []
-    started, processor = time.perf_counter(), time.process_time()
-
-    def probe(features: np.ndarray, labels: np.ndarray) -> LogisticRegression:
-        model = LogisticRegression(C=own.C, tol=tol, max_iter=own.max_iter, random_state=own.seed)
-        return model.fit(features, labels)
-
-    folds = StratifiedKFold(own.folds, shuffle=True, random_state=own.seed)
-    for train, test in folds.split(subjects, subjects):
-        scaler = StandardScaler().fit(latents[train])
-        x, y = scaler.transform(latents[train]), scaler.transform(latents[test])
-        subject, direct = probe(x, subjects[train]), probe(x, biases[train])
-        values = StandardScaler().fit(subject.decision_function(x))
-        leak = probe(values.transform(subject.decision_function(x)), biases[train])
-        accuracies.append(
-            (
-                subject.score(y, subjects[test]),
-                direct.score(y, biases[test]),
-                leak.score(values.transform(subject.decision_function(y)), biases[test]),
-            )
-        )
-        iterations.append([int(model.n_iter_[0]) for model in (subject, direct, leak)])
-    return {
-        "seconds": time.perf_counter() - started,
-        "processor_seconds": time.process_time() - processor,
-        "iterations": iterations,
-        "accuracies": accuracies,
-    }
-
-
 def measure(name: str, tol: float) -> dict[str, Any]:
     """Measure one case."""
     case = CASES[name]
@@ -141,37 +105,17 @@ def measure(name: str, tol: float) -> dict[str, Any]:
         "seconds_making_latents": time.perf_counter() - started,
     }
     print(f"{name}: {latents.shape[0]} × {latents.shape[1]}, {facts['active_share']:.1%} positive")
-    facts["ours"] = run_ours(latents, subjects, biases, tol)
+    facts |= run(latents, subjects, biases, tol)
     facts["peak_gib"] = peak_mib() / 1024
-    if name != "large":
-        for dtype in ("float32", "float64"):
-            direct = run_direct(latents.astype(dtype), subjects, biases, tol)
-            for clock in (
-                "seconds",
-                "processor_seconds",
-            ):  # the second does not count what else the machine does
-                direct[f"ratio_of_{clock}"] = direct[clock] / facts["ours"][clock]
-            direct["largest_difference_of_accuracies"] = float(
-                np.abs(np.array(direct["accuracies"]) - facts["ours"]["accuracies"]).max()
-            )
-            facts[f"direct, {dtype}"] = direct
     return facts
 
 
 def show(facts: dict[str, Any]) -> None:
     """Print what was measured."""
-    ours = facts["ours"]
     print(
-        f"ours: {ours['seconds']:.1f} s ({ours['processor_seconds']:.1f} s of processor), peak "
+        f"{facts['seconds']:.1f} s ({facts['processor_seconds']:.1f} s of processor), peak "
         f"{facts['peak_gib']:.2f} GiB"
     )
-    for name, direct in facts.items():
-        if name.startswith("direct"):
-            print(
-                f"{name}: {direct['seconds']:.1f} s ({direct['processor_seconds']:.1f} s of processor), "
-                f"{direct['ratio_of_seconds']:.2f} times ours ({direct['ratio_of_processor_seconds']:.2f}); "
-                f"accuracies differ by at most {direct['largest_difference_of_accuracies']:.4f}"
-            )
 
 
 def build_parser() -> argparse.ArgumentParser:

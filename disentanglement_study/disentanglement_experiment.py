@@ -1,8 +1,7 @@
 """How much of a bias attribute can be read from a probe for the subject: one backbone, attribute and feature.
 
 Writes ``<backbone>_<bias>_<feature>.json`` with the accuracies of every fold, the disentanglement score and
-its spread, and what it was made from. `probes.py` describes the probes, `score.py` the score, `row_space.py`
-the fit.
+its spread, and what it was made from. `probes.py` describes the probes, `score.py` the score.
 """
 
 from __future__ import annotations

@@ -7,14 +7,13 @@ standardised decision values of the first (SEM, arXiv:2603.19028, section 3.1).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
-from disentanglement_study.row_space import GramOperator, LogisticFit, fit_logistic
 from safe_io.errors import InputError
 
 _ROWS = 64  # sentences that are standardised together: bounds the float64 copies
@@ -135,36 +134,12 @@ def _row_blocks(n: int) -> Iterator[slice]:
     return (slice(start, start + _ROWS) for start in range(0, n, _ROWS))
 
 
-def fit_probes(
-    features: np.ndarray, labels: Sequence[np.ndarray], settings: ProbeSettings
-) -> list[LogisticFit]:
-    """Fit probes of several sets of labels to the same standardised features: scikit-learn's fits.
-
-    Parameters
-    ----------
-    features : numpy.ndarray of shape (n, p)
-        Where there are more features than sentences, the fit works in their row space.
-    labels : sequence of numpy.ndarray of int, shape (n,)
-        For each probe class codes from 0, each of them there.
-    settings : ProbeSettings
-
-    Returns
-    -------
-    list of LogisticFit
-    """
-    own = settings
-    if features.shape[1] > len(features):
-        operator = GramOperator(features.astype(np.float32, copy=False))
-        return fit_logistic(operator, labels, C=own.C, tol=own.tol, max_iter=own.max_iter)
-    model = LogisticRegression(
-        C=own.C, tol=own.tol, max_iter=own.max_iter, solver="lbfgs", random_state=own.seed
+def fit_probe(features: np.ndarray, codes: np.ndarray, settings: ProbeSettings) -> LogisticRegression:
+    """Fit a probe to standardised features (n, p) and class codes (n,)."""
+    probe = LogisticRegression(
+        C=settings.C, tol=settings.tol, max_iter=settings.max_iter, random_state=settings.seed
     )
-    fits = []
-    for codes in labels:
-        model.fit(features, codes)
-        n_iter = int(model.n_iter_[0])
-        fits.append(LogisticFit(model.coef_.T, model.intercept_, n_iter, n_iter < own.max_iter))
-    return fits
+    return probe.fit(features, codes)
 
 
 def run_fold(
@@ -181,16 +156,16 @@ def run_fold(
     settings : ProbeSettings
     """
     features, test_features = standardise(train[0], test[0])
-    subject, direct = fit_probes(features, train[1:], settings)
+    subject, direct = (fit_probe(features, codes, settings) for codes in train[1:])
     values, test_values = standardise(
-        subject.decision_function(features), subject.decision_function(test_features)
+        *(subject.decision_function(part).reshape(len(part), -1) for part in (features, test_features))
     )
-    [leak] = fit_probes(values, train[2:], settings)
+    leak = fit_probe(values, train[2], settings)
     return FoldResult(
-        subject=float(np.mean(subject.predict(test_features) == test[1])),
-        direct=float(np.mean(direct.predict(test_features) == test[2])),
-        leak=float(np.mean(leak.predict(test_values) == test[2])),
-        iterations=(subject.n_iter, direct.n_iter, leak.n_iter),
+        subject=float(subject.score(test_features, test[1])),
+        direct=float(direct.score(test_features, test[2])),
+        leak=float(leak.score(test_values, test[2])),
+        iterations=tuple(int(probe.n_iter_[0]) for probe in (subject, direct, leak)),
     )
 
 
