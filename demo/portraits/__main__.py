@@ -2,8 +2,8 @@
 
 ``train/``
     Small pictures (``images.npy``, uint8 (n, 36, 36, 3)), whom they show (``people.csv``), and four captions
-    of each (``captions.csv``), on which `demo.tiny_clip` trains. The first quarter is the *reading* stage: all
-    attributes are independent, and captions describe appearance. The rest is the biased *world*.
+    of each (``captions.csv``), on which `demo.tiny_clip` trains. The first quarter is the *reading* stage:
+    all attributes are independent, and captions describe appearance. The rest is the biased *world*.
 ``images/``, ``labels.csv``
     The evaluation part: all attributes are independent, so whatever skew a model shows is the model's.
 ``validation/``
@@ -205,7 +205,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the command line parser."""
     parser = argparse.ArgumentParser(
         prog="python -m demo.portraits",
-        description="Draw Portraits, the small world of the demo: drawn people with planted, known correlations.",
+        description="Draw Portraits, a small world for the demo: people with planted, known correlations.",
     )
     parser.add_argument("--output_dir", "--output-dir", type=Path, default=FOLDER, metavar="DIR")
     parser.add_argument("--seed", type=int, default=0, help="seed of people, pictures, and captions")
