@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from bias_evaluation.embedding.text_store import TextStore
+from bias_evaluation.grid.configs import load_methods
 from bias_evaluation.grid.methods import find_method
-from debiasing_methods.registry import METHODS
 from fair_search.audit import AuditedMethod
 from fair_search.bias_files import BiasLike, load_bias
+from fair_search.config_files import config_folder
 from fair_search.loading import load_debiaser
 from safe_io.errors import InputError
 
@@ -60,7 +61,8 @@ def load_audited_methods(
         A method that was named cannot be loaded, weights are of no method, or the queries cannot be used.
     """
     weights = dict(weights or {})
-    chosen = list(dict.fromkeys(methods)) if methods else list(METHODS)
+    known = load_methods(config_folder() / "methods.yml")  # registers classes of the user's own, too
+    chosen = list(dict.fromkeys(methods)) if methods else list(known)
     for name in (*chosen, *weights):
         find_method(name)
     described = None if bias is None else load_bias(bias)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bias_evaluation.display.result_table import read_results
+from bias_evaluation.grid.configs import register_own_methods
 from reproduce_tables.engine import TABLES_FILE, fill, load_description
 from reproduce_tables.render import (
     as_csv,
@@ -79,12 +80,19 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="K",
         help="seeds to take means over (default: what the description says; 0 1 2 in the paper)",
     )
+    parser.add_argument(
+        "--methods-file",
+        type=Path,
+        metavar="FILE",
+        help="method file that names classes of your own (default: the project's config/methods.yml)",
+    )
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     args = build_parser().parse_args(argv)
+    register_own_methods(args.methods_file)
     description = load_description(args.description, args.table, args.seeds)
     stem = f"table_{args.table}"
     figures = args.description.parent / "published" / f"{stem}.csv"

@@ -15,6 +15,7 @@ from pathlib import Path
 from bias_evaluation.display.figures import save_both
 from bias_evaluation.display.result_table import query_skews, read_results, seed_means
 from bias_evaluation.display.suite_figures import draw_figure, draw_grid
+from bias_evaluation.grid.configs import register_own_methods
 from bias_evaluation.suite.aggregation import setting_name
 from safe_io.errors import InputError, run_main
 
@@ -34,12 +35,19 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output-dir", type=Path, default=Path(), metavar="DIR", help="where the figures go (default: here)"
     )
+    parser.add_argument(
+        "--methods-file",
+        type=Path,
+        metavar="FILE",
+        help="method file that names classes of your own (default: the project's config/methods.yml)",
+    )
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     args = build_parser().parse_args(argv)
+    register_own_methods(args.methods_file)
     results = read_results(args.results)
     rows = seed_means(results)
     if rows.empty:

@@ -29,6 +29,22 @@ TINY_MODEL = {
 }
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the contract be tested on a method of one's own."""
+    parser.addoption("--methods-file", metavar="FILE", help="methods file whose classes are tested as well")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the classes before tests are collected for each method."""
+    if config.getoption("--methods-file"):
+        from support.method_world import OPTIONS
+
+        from bias_evaluation.grid.configs import load_methods
+
+        methods = load_methods(config.getoption("--methods-file"))
+        OPTIONS.update({name: dict(method.options) for name, method in methods.items()})
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> Iterator[None]:
     """Keep tiny products on one thread: on a busy machine more threads make them ten times slower."""

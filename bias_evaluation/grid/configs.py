@@ -17,6 +17,7 @@ from typing import Any
 from debiasing_methods.base import DebiasingMethod
 from debiasing_methods.registry import METHODS, get_method, import_method
 from debiasing_methods.training.prism import PrismHyperparameters
+from safe_io.checkout import ROOT
 from safe_io.documents import Section, choices, describe, read_yaml, unknown
 from safe_io.errors import InputError
 
@@ -419,6 +420,19 @@ def load_methods(path: Path | str) -> dict[str, MethodConfig]:
     if not methods:
         raise InputError(f"{path}: at least one method is needed")
     return methods
+
+
+def register_own_methods(path: Path | None) -> None:
+    """Register the classes that a method file names (``class: package.module:Class``).
+
+    Parameters
+    ----------
+    path : pathlib.Path or None
+        None takes the project's own file, if there is one.
+    """
+    if path is None and not (path := ROOT / "config" / "methods.yml").is_file():
+        return
+    load_methods(path)
 
 
 def _import_class(name: str, section: Section) -> type[DebiasingMethod]:
