@@ -13,7 +13,6 @@ import numpy as np
 from bias_evaluation.datasets.folder import check_images
 from bias_evaluation.embedding.identity import check_made_by
 from bias_evaluation.grid.configs import Backbone
-from bias_evaluation.suite.results import versions
 from fair_search.cli import (
     add_backbone_options,
     add_method_options,
@@ -28,6 +27,7 @@ from fair_search.transform_files import save_transform
 from safe_io.arrays import read_matrix, save_matrix
 from safe_io.errors import InputError, run_main
 from safe_io.files import sha256_file, write_json
+from safe_io.provenance import versions
 
 TRANSFORM, MANIFEST = ".transform.safetensors", ".manifest.json"  # suffixes of what stands beside the output
 _EPILOG = """

@@ -24,7 +24,6 @@ from tqdm import tqdm
 from bias_evaluation.embedding.text_store import TextStore, describe_missing
 from bias_evaluation.grid.configs import Backbone
 from bias_evaluation.prompts.study_config import ProbeSentences, StudyConfig, load_study_config
-from bias_evaluation.suite.results import versions
 from bias_evaluation.weights.find import sae_file
 from bias_evaluation.weights.read import load_sae
 from disentanglement_study.latents import sae_facts, sae_latents
@@ -34,7 +33,7 @@ from disentanglement_study.sentences import ROOT, add_common_options, open_store
 from safe_io.documents import unknown
 from safe_io.errors import InputError, run_main
 from safe_io.files import read_json, sha256_file, sha256_json, write_json
-from safe_io.provenance import installed_versions
+from safe_io.provenance import installed_versions, versions
 
 FEATURES = ("clip", "sae")
 OUTPUT_DIR = ROOT / "study_output" / "disentanglement"

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bias_evaluation.suite.results import versions
 from fair_search.audit import Audit
 from fair_search.fairness_metrics import METRICS
 from fair_search.judging import RANDOM_ORDER
@@ -19,6 +18,7 @@ from fair_search.report.audit_report import AuditReport
 from fair_search.report.figures import display_name
 from fair_search.report.page import render
 from safe_io.files import atomic_path, write_json, write_text
+from safe_io.provenance import versions
 
 
 def write_audit(

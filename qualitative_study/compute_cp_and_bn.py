@@ -16,10 +16,10 @@ if __package__ in (None, ""):  # run by path: make the project importable
 
 from torch import Tensor
 
-from bias_evaluation.suite.results import versions as library_versions
 from qualitative_study.versions import build_parser, display_name, open_maker
 from safe_io.errors import run_main
 from safe_io.files import write_json, write_text
+from safe_io.provenance import versions
 
 
 def content_preservation(version: Tensor, base: Tensor) -> float:
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "subject": maker.config.subject,
             "values": list(maker.study.biases),
             "scores": scores,
-            "versions": library_versions(),
+            "versions": versions(),
             "digests": maker.digests(needed),
         },
     )

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import platform
+from functools import cache
 from importlib import import_module
 from importlib.metadata import version
 
 from safe_io.checkout import ROOT
 from safe_io.files import sha256_file, sha256_json
+
+_PACKAGES = ("bias_evaluation", "debiasing_methods", "safe_io")
+
+
+@cache
+def versions(*more: str) -> dict[str, str]:
+    """Return the versions of what decides a result's digits; `code` is a digest of the project's own modules.
+
+    Parameters
+    ----------
+    *more : str
+        Packages of the project that decide the digits too, beside those of the suite.
+    """
+    found = installed_versions("torch", "numpy", "scipy", "open_clip_torch")
+    return {**found, "code": source_digest(*_PACKAGES, *more)}
 
 
 def installed_versions(*packages: str) -> dict[str, str]:

@@ -39,11 +39,11 @@ from bias_evaluation.embedding.engines import Part
 from bias_evaluation.embedding.identity import image_digest, model_facts
 from bias_evaluation.embedding.shards import Shards, Unreadable, joined_path, parts_folder
 from bias_evaluation.grid.configs import Backbone
-from bias_evaluation.suite.results import versions
 from safe_io.arrays import check_rows, float_rows
 from safe_io.errors import InputError
 from safe_io.files import read_json, sha256_json, write_json
 from safe_io.locks import exclusive, remove_abandoned
+from safe_io.provenance import versions
 
 SHARD_ROWS = 4096
 # Always the same columns in the same places; the rate stays images a second where a model is slower than one.

@@ -7,7 +7,6 @@ that results of other inputs are never taken for these.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +14,10 @@ from bias_evaluation.grid.methods import published_name
 from bias_evaluation.grid.plan import ResultKey
 from safe_io.errors import InputError
 from safe_io.files import read_json, sha256_json, write_json
-from safe_io.provenance import installed_versions, source_digest
+from safe_io.provenance import versions
 
 # Raised whenever a change of the code changes figures: earlier results then have another "revision".
 REVISION = 1
-_PACKAGES = ("bias_evaluation", "debiasing_methods", "safe_io")
-METRICS = {"retrieval": ("kl", "max_skew", "precision"), "zs_classification": ("Acc.", "WG Acc.")}
-
-
-@cache
-def versions(*more: str) -> dict[str, str]:
-    """Versions of what decides a result's digits; `code` is a digest of this project's own modules.
-
-    Parameters
-    ----------
-    *more : str
-        Packages of the project that decide the digits too, beside those of the suite.
-    """
-    found = installed_versions("torch", "numpy", "scipy", "open_clip_torch")
-    return {**found, "code": source_digest(*_PACKAGES, *more)}
 
 
 def make_records(

@@ -11,6 +11,7 @@ import pytest
 from support.suite_world import (
     DIM,
     METHODS,
+    METRICS,
     STEMS,
     K,
     World,
@@ -19,7 +20,6 @@ from support.suite_world import (
 
 from bias_evaluation.datasets.folder import VAL_INDICES
 from bias_evaluation.datasets.metadata import METADATA
-from bias_evaluation.suite.results import METRICS
 from safe_io.errors import InputError
 
 

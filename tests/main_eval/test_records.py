@@ -13,6 +13,7 @@ import pytest
 from support.suite_world import (
     FOLDS,
     METHODS,
+    METRICS,
     STEMS,
     K,
     World,
@@ -22,7 +23,6 @@ import main_eval
 from bias_evaluation.prompts import setting_prompts
 from bias_evaluation.suite import inputs
 from bias_evaluation.suite.aggregation import collect_results
-from bias_evaluation.suite.results import METRICS
 from bias_evaluation.weights import read
 
 

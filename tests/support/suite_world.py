@@ -25,6 +25,8 @@ from debiasing_methods.sae import SparseAutoencoder
 from safe_io.errors import run_main
 
 N, FOLDS, K, DIM, TINY_DIM = 120, 3, 15, 12, 8
+# Of a task's records, in their order; without labels there is no precision.
+METRICS = {"retrieval": ("kl", "max_skew", "precision"), "zs_classification": ("Acc.", "WG Acc.")}
 
 CONFIG = {
     "dataset": "colored_digits",

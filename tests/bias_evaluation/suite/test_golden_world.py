@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.suite_world import METRICS
 
 import main_eval
 from bias_evaluation.grid.configs import load_methods
-from bias_evaluation.suite.results import METRICS
 from debiasing_methods.registry import get_method
 from safe_io.checkout import ROOT
 
