@@ -11,7 +11,7 @@ the published study uses SEM_b; ``sem-b`` is the method as the evaluation uses i
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -41,7 +41,6 @@ from safe_io.files import sha256_file, sha256_json
 OUTPUT_DIR = ROOT / "study_output" / "qualitative"
 NEUTRAL_CONCEPT = "sem-b-neutral"
 DEFAULT_VERSIONS = ("vanilla", "orth-proj", "sem-b", NEUTRAL_CONCEPT)
-Embed = Callable[[Sequence[str]], Tensor]
 
 
 def version_names() -> list[str]:

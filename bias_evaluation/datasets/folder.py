@@ -182,33 +182,15 @@ def _equal(column: pd.Series, value: object) -> np.ndarray:
     return (column == value).to_numpy(dtype=bool, na_value=False)
 
 
-def load_evaluation_data(folder: Path, backbone: str, dim: int) -> EvaluationData:
-    """Open the files of one dataset and backbone and check that they belong together.
-
-    Parameters
-    ----------
-    folder : pathlib.Path
-        Dataset folder.
-    backbone : str
-        Backbone name, as in the embedding file's name.
-    dim : int
-        The backbone's embedding dimension d.
-
-    Returns
-    -------
-    EvaluationData
+def load_rows(folder: Path) -> DatasetRows:
+    """Read metadata and folds of a dataset.
 
     Raises
     ------
     InputError
-        A file is missing or damaged; rows, width or dtype do not fit; the embeddings were made from another
-        list of images; fold indices are out of range, repeat a row, or have it in both parts of a fold.
+        A file is missing or damaged; fold indices are out of range, repeat a row, or have it in both parts of
+        a fold.
     """
-    return open_embeddings(load_rows(folder), backbone, dim)
-
-
-def load_rows(folder: Path) -> DatasetRows:
-    """Read metadata and folds of a dataset; errors as of `load_evaluation_data`."""
     metadata = read_metadata(folder / METADATA)
     folds = []
     for name in (TRAIN_INDICES, VAL_INDICES):
@@ -222,7 +204,14 @@ def load_rows(folder: Path) -> DatasetRows:
 
 
 def open_embeddings(rows: DatasetRows, backbone: str, dim: int) -> EvaluationData:
-    """Open a backbone's embeddings of a dataset; errors as of `load_evaluation_data`."""
+    """Open a backbone's embeddings of a dataset, of the width `dim`.
+
+    Raises
+    ------
+    InputError
+        The file is missing or damaged; rows, width or dtype do not fit; or it was made from another list of
+        images.
+    """
     path = rows.folder / embeddings_name(backbone)
     embeddings = load_array(path, "embeddings", "precompute_embeddings.py")
     check_embeddings(embeddings, path, len(rows.metadata), dim)

@@ -143,40 +143,6 @@ def load_text_sets(folder: Path) -> dict[tuple[str, str], PrismTextSet]:
     return {name: sets[name] for task in TASKS for name in sets if name[0] == task}
 
 
-def list_text_sets(folder: Path) -> list[tuple[str, str]]:
-    """List the text sets of a folder: (task, setting), in the order of `load_text_sets`."""
-    return list(load_text_sets(folder))
-
-
-def load_text_set(folder: Path, task: str, setting: str) -> PrismTextSet:
-    """Load one text set.
-
-    Parameters
-    ----------
-    folder : pathlib.Path
-        ``config/prism/<name>``.
-    task : str
-        'retrieval' or 'zs_classification'.
-    setting : str
-        Name of the setting, e.g. ``stereotype_dangerous-person_race``.
-
-    Returns
-    -------
-    PrismTextSet
-
-    Raises
-    ------
-    InputError
-        As for `load_text_sets`, or the task or setting does not exist.
-    """
-    if task not in TASKS:
-        raise unknown("task", task, TASKS, "PRISM text sets")
-    sets = load_text_sets(folder)
-    if (task, setting) not in sets:
-        raise unknown(f"{task} setting", setting, [name for kind, name in sets if kind == task], str(folder))
-    return sets[task, setting]
-
-
 def _made(where: str, **parts: Any) -> PrismTextSet:
     """Make a text set; its complaint gets the file's name."""
     try:

@@ -23,23 +23,6 @@ _EPSILON = 1e-8
 _CPU_ROWS = 128
 
 
-def cka(x: Tensor, y: Tensor) -> Tensor:
-    """Kernel CKA of two sets of features of the same items, differentiable in both.
-
-    Parameters
-    ----------
-    x : Tensor of shape (n, d)
-    y : Tensor of shape (n, e)
-
-    Returns
-    -------
-    Tensor of shape ()
-        At most 1, up to rounding and a term of 1e-8; 1 for ``x = y``, near 0 for independent sets (the
-        biased estimator leaves a little above 0), and 0 where all rows of a set are the same.
-    """
-    return alignments([x, y], [(0, 1)])[0]
-
-
 def alignments(features: Sequence[Tensor], pairs: Sequence[tuple[int, int]]) -> Tensor:
     """Kernel CKA of pairs among several sets of features of the same items; each kernel is made once.
 
@@ -53,7 +36,9 @@ def alignments(features: Sequence[Tensor], pairs: Sequence[tuple[int, int]]) -> 
     Returns
     -------
     Tensor of shape (len(pairs),)
-        Differentiable once. ``Σ(K_c∘L_c) / (√(ΣK_c² + 1e-8) √(ΣL_c² + 1e-8))`` for each pair.
+        Differentiable once. ``Σ(K_c∘L_c) / (√(ΣK_c² + 1e-8) √(ΣL_c² + 1e-8))`` for each pair: at most 1, up
+        to rounding; 1 for equal sets; near 0 for independent ones (the biased estimator leaves a little above
+        0); 0 if all rows of a set are the same.
     """
     return _Alignments.apply(tuple(pairs), *features)
 

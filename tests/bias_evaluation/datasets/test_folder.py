@@ -17,8 +17,9 @@ from bias_evaluation.datasets.folder import (
     VAL_INDICES,
     EvaluationData,
     embeddings_name,
-    load_evaluation_data,
+    load_rows,
     make_folds,
+    open_embeddings,
 )
 from bias_evaluation.datasets.metadata import METADATA, write_metadata
 from bias_evaluation.grid.configs import Labels
@@ -106,7 +107,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def load(folder: Path) -> EvaluationData:
-    return load_evaluation_data(folder, "B", DIM)
+    return open_embeddings(load_rows(folder), "B", DIM)
 
 
 def test_files_that_belong_together(folder: Path) -> None:

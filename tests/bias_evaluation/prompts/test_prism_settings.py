@@ -13,7 +13,7 @@ from bias_evaluation.prompts.prism_settings import (
     load_prism_training,
     text_set_name,
 )
-from bias_evaluation.prompts.prism_texts import list_text_sets
+from bias_evaluation.prompts.prism_texts import load_text_sets
 from bias_evaluation.weights.find import prism_files, prism_weight_name
 from debiasing_methods.prism_training import needed_text_sets
 from debiasing_methods.training.prism import PrismHyperparameters
@@ -31,7 +31,7 @@ def needed(*datasets: str) -> list[tuple[str, str]]:
 def test_the_paper_s_configs_need_81_text_sets_for_four_backbones() -> None:
     sets = needed(*PAPER)
     assert len(sets) == len(set(sets)) == 81
-    assert set(sets) <= set(list_text_sets(CONFIG / "prism" / "default"))
+    assert set(sets) <= set(load_text_sets(CONFIG / "prism" / "default"))
     for dataset in PAPER:
         assert len(load_dataset_config(CONFIG / f"{dataset}.yml").backbones) == 4
 
@@ -39,7 +39,7 @@ def test_the_paper_s_configs_need_81_text_sets_for_four_backbones() -> None:
 def test_the_demo_needs_its_21_text_sets() -> None:
     sets = needed("colored_digits")
     assert len(sets) == 21
-    assert set(sets) <= set(list_text_sets(CONFIG / "prism" / "default"))
+    assert set(sets) <= set(load_text_sets(CONFIG / "prism" / "default"))
 
 
 @pytest.mark.parametrize(

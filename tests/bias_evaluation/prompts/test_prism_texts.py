@@ -13,8 +13,6 @@ from bias_evaluation.grid.configs import load_dataset_config
 from bias_evaluation.prompts.prism_texts import (
     PrismTextSet,
     fill_scene,
-    list_text_sets,
-    load_text_set,
     load_text_sets,
 )
 from bias_evaluation.prompts.sentences import load_prompts
@@ -58,7 +56,6 @@ def expected_names() -> set[tuple[str, str]]:
 def test_the_shipped_sets_are_those_of_the_81_settings() -> None:
     assert len(SETS) == 81
     assert set(SETS) == expected_names()
-    assert list_text_sets(SHIPPED) == list(EVERYTHING)
 
 
 def test_the_demo_has_a_set_for_every_query_and_for_its_classification() -> None:
@@ -103,7 +100,7 @@ def test_a_class_is_described_by_its_name_too() -> None:
 
 
 def test_settings_share_texts() -> None:
-    gender, race = (load_text_set(SHIPPED, "retrieval", f"stereotype_thug_{b}") for b in ("gender", "race"))
+    gender, race = (SETS["retrieval", f"stereotype_thug_{b}"] for b in ("gender", "race"))
     assert gender.target_class_descriptions == race.target_class_descriptions
     assert gender.scene_descriptions == race.scene_descriptions
     blond = [SETS[task, "celeba_blond_hair_gender"] for task in ("retrieval", "zs_classification")]
@@ -157,9 +154,10 @@ def write_release(folder: Path, task: str, setting: str, **changes: object) -> N
 def test_the_releases_form_is_read(tmp_path: Path) -> None:
     write_release(tmp_path, "zs_classification", "cups")
     write_release(tmp_path, "retrieval", "boxes", **{"target placeholder": "in", "bias placeholder": "<y>"})
-    assert list_text_sets(tmp_path) == [("retrieval", "boxes"), ("zs_classification", "cups")]
-    assert load_text_set(tmp_path, "zs_classification", "cups") == SMALL
-    assert load_text_set(tmp_path, "retrieval", "boxes") == replace(SMALL, target_placeholder="in")
+    sets = load_text_sets(tmp_path)
+    assert list(sets) == [("retrieval", "boxes"), ("zs_classification", "cups")]
+    assert sets["zs_classification", "cups"] == SMALL
+    assert sets["retrieval", "boxes"] == replace(SMALL, target_placeholder="in")
 
 
 def test_published_sets_form_the_published_sentences(oracle_dir: Path) -> None:
@@ -194,7 +192,7 @@ families:
 
 def test_a_family_is_expanded(tmp_path: Path) -> None:
     (tmp_path / "things.yml").write_text(FAMILY)
-    text_set = load_text_set(tmp_path, "retrieval", "tea-cup_color")
+    text_set = load_text_sets(tmp_path)["retrieval", "tea-cup_color"]
     assert text_set.target_class_descriptions == {"tea cup": ("cup",), "no tea cup": ("box",)}
     assert text_set.sentences() == [
         f"A {bias} {target}." for target in ("cup", "box") for bias in ("red", "crimson", "green")
@@ -252,11 +250,5 @@ def test_mistakes_in_the_releases_form_name_the_file(tmp_path: Path) -> None:
 def test_unknown_names(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"unknown PRISM text sets 'defalt'; .*did you mean 'default'"):
         load_text_sets(SHIPPED.parent / "defalt")
-    with pytest.raises(InputError, match=r"unknown task 'classification'; .*zs_classification"):
-        load_text_set(SHIPPED, "classification", "waterbirds")
-    with pytest.raises(
-        InputError, match=r"unknown zs_classification setting 'waterbird'; .*mean 'waterbirds'"
-    ):
-        load_text_set(SHIPPED, "zs_classification", "waterbird")
     with pytest.raises(InputError, match="holds no PRISM text sets"):
-        list_text_sets(tmp_path)
+        load_text_sets(tmp_path)

@@ -18,12 +18,12 @@ import torch
 import import_release as command
 import main_eval
 import process_json_outputs
-from bias_evaluation.datasets.folder import load_evaluation_data
+from bias_evaluation.datasets.folder import load_rows, open_embeddings
 from bias_evaluation.datasets.metadata import read_metadata
 from bias_evaluation.embedding.image_embeddings import find_embeddings
 from bias_evaluation.grid.configs import Backbone, load_backbones, load_dataset_config
 from bias_evaluation.prompts.official import load_official
-from bias_evaluation.prompts.prism_texts import load_text_set
+from bias_evaluation.prompts.prism_texts import load_text_sets
 from bias_evaluation.release.files import read_diverse_prompts
 from bias_evaluation.release.install import Imported, import_release
 from bias_evaluation.weights.read import load_prism_map
@@ -219,9 +219,9 @@ def test_a_checkout_goes_to_where_the_scripts_look(checkout: Path, root: Path) -
     prompts = load_official(root / "config" / "prompts" / "official", "hair_gender")
     assert prompts.diverse == tuple(DIVERSE)
     assert load_official(root / "config" / "prompts" / "official", "waterbirds").groups[0].overrides
-    assert load_text_set(root / "config" / "prism" / "official", "zs_classification", "waterbirds")
+    assert load_text_sets(root / "config" / "prism" / "official")["zs_classification", "waterbirds"]
     assert load_prism_map(root / FILES[PRISM_FILE][1], dim=D).shape == (D, D)
-    assert len(load_evaluation_data(root / "data" / "Waterbirds", "RN101", D).metadata) == N
+    assert len(open_embeddings(load_rows(root / "data" / "Waterbirds"), "RN101", D).metadata) == N
 
 
 def test_imported_embeddings_are_known_for_what_they_are(
@@ -236,7 +236,7 @@ def test_imported_embeddings_are_known_for_what_they_are(
         find_embeddings(backbone, folder, metadata[::-1])
     metadata[::-1].reset_index(drop=True).to_feather(folder / "metadata.feather")
     with pytest.raises(InputError, match="lists other images, or in another order"):
-        load_evaluation_data(folder, "RN101", D)
+        open_embeddings(load_rows(folder), "RN101", D)
 
 
 def test_a_second_run_changes_nothing(checkout: Path, root: Path) -> None:

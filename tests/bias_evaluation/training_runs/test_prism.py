@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bias_evaluation.prompts.prism_texts import load_text_set
+from bias_evaluation.prompts.prism_texts import load_text_sets
 from bias_evaluation.training_runs import prism as prism_run
 from bias_evaluation.training_runs.prism import (
     Output,
@@ -673,7 +673,8 @@ def command(tmp_path: Path) -> Command:
     for name in ("one", "two"):
         path = config / "prism" / "default" / "retrieval" / f"digit_{name}_color.json"
         path.write_text(json.dumps(TEXT_SET))
-    sentences = load_text_set(config / "prism" / "default", "retrieval", "digit_one_color").sentences()
+    sets = load_text_sets(config / "prism" / "default")
+    sentences = sets["retrieval", "digit_one_color"].sentences()
     embeddings = np.random.default_rng(0).normal(size=(len(sentences), 5)).astype(np.float32)
     np.savez(tmp_path / "text.npz", prompts=np.array(sentences), embeddings=embeddings)
     return Command(tmp_path)

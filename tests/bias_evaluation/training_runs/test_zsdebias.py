@@ -34,7 +34,7 @@ from bias_evaluation.training_runs.zsdebias import TrainingData, run_training
 from bias_evaluation.weights.read import load_zsdebias
 from debiasing_methods import zsdebias_training
 from debiasing_methods.training import zsdebias as optimization
-from debiasing_methods.training.cka import cka
+from debiasing_methods.training.cka import alignments as cka
 from debiasing_methods.training.zsdebias import (
     SHUFFLE_ORDERS,
     LossTerms,
@@ -137,7 +137,8 @@ def _naive_loss(model: TrainableVAE, x: Tensor, b: Tensor, order: str, kl_weight
         shuffled += sum(float((model.decoder(m) - x[n]).square().sum()) for m in mixed) / len(x)
         terms = 1 + log_variance[n] - mean[n] ** 2 - log_variance[n].exp()
         kl += -0.5 * float(terms.sum()) / len(x)
-    alignments = -10 * float(cka(z_s, b)) + 10 * float(cka(z_i, z_s))
+    bias, image = cka([z_s, b, z_i], [(0, 1), (2, 0)]).tolist()
+    alignments = -10 * bias + 10 * image
     return 100 * reconstruction + alignments + 10 * shuffled + kl_weight * kl
 
 

@@ -10,7 +10,12 @@ import torch
 from torch import Tensor
 
 from debiasing_methods.training import cka as cka_module
-from debiasing_methods.training.cka import alignments, centred_kernel, cka, squared_distances
+from debiasing_methods.training.cka import alignments, centred_kernel, squared_distances
+
+
+def cka(x: Tensor, y: Tensor) -> Tensor:
+    """Kernel CKA of one pair."""
+    return alignments([x, y], [(0, 1)])[0]
 
 
 def _draw(n: int, d: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
