@@ -16,10 +16,12 @@ from bias_evaluation.datasets.folder import check_images
 from bias_evaluation.embedding.identity import check_made_by
 from bias_evaluation.embedding.text_store import TextStore
 from fair_search.ann import build_index, open_index, set_parameters
-from fair_search.audit import AuditedMethod, audit
-from fair_search.audit_files import means_table, write_audit
+from fair_search.audit import AuditedMethod, Groups, audit, lacks_reference
+from fair_search.audit_files import first_on_all_line, means_table, write_audit
 from fair_search.audit_inputs import (
     AuditQueries,
+    describe_groups,
+    doubtful_groups,
     image_groups,
     query_labels,
     read_audit_queries,
@@ -29,7 +31,7 @@ from fair_search.audit_options import build_parser, checked
 from fair_search.audited_methods import load_audited_methods
 from fair_search.backbones import find_backbone
 from fair_search.bias_files import load_bias
-from fair_search.cli import chosen_backbone, warnings_as_lines
+from fair_search.cli import chosen_backbone
 from fair_search.judging import AuditSettings
 from fair_search.loading import weights_file
 from fair_search.query_files import take_column
@@ -41,6 +43,7 @@ from safe_io.digests import remembered_sha256
 from safe_io.documents import unknown
 from safe_io.errors import InputError, run_main
 from safe_io.files import write_text
+from safe_io.notices import warnings_as_lines
 
 MOST_LISTED = 20  # names in an error line
 
@@ -52,6 +55,7 @@ def run_audit(args: argparse.Namespace) -> int:
     groups = image_groups(
         metadata, args.attribute, args.metadata, values=args.values, drop_unlabelled=args.drop_unlabelled
     )
+    _say_groups(args, groups)
     queries = read_audit_queries(
         args.queries, column=args.query_column, label_column=args.query_labels, names=args.query_names
     )
@@ -67,7 +71,9 @@ def run_audit(args: argparse.Namespace) -> int:
         weights=_weights(args.weights),
         seed=args.seed,
         device=args.device,
+        groups=groups,
     )
+    left_out |= _without_tiny_groups(audited, groups)
     for name, why in left_out.items():
         print(f"left out: {name}: {why}", file=sys.stderr)
     _check_shown(args, queries, tuple(audited))
@@ -94,6 +100,8 @@ def run_audit(args: argparse.Namespace) -> int:
     )
     _warn_unreadable(report)
     print(means_table(found))
+    if found.first_on_all is not None:
+        print(first_on_all_line(found))
     print(f"written: {args.output_dir / 'report.html'}, audit.csv, retrieved.csv, audit.json")
     return 0
 
@@ -117,6 +125,23 @@ def _check_origin(args: argparse.Namespace, text: TextStore | None, metadata: pd
     in_order = check_images(args.embeddings, metadata, args.metadata, columns)
     backbone = text.backbone if text else None
     check_made_by(args.embeddings, backbone, table=None if in_order or args.ids else args.metadata)
+
+
+def _say_groups(args: argparse.Namespace, groups: Groups) -> None:
+    """Print the groups before anything else, and what looks wrong with them."""
+    print(describe_groups(groups), flush=True)
+    bias = None if args.bias is None else load_bias(args.bias)
+    for line in doubtful_groups(groups, args.k, bias):
+        print(f"warning: {line}", file=sys.stderr)
+
+
+def _without_tiny_groups(audited: dict[str, AuditedMethod], groups: Groups) -> dict[str, str]:
+    """Leave out the methods that take labelled images, if a group has none to spare; return why."""
+    names = [name for name, each in audited.items() if each.method.needs_reference]
+    why = lacks_reference(groups) if names else ""
+    if why and len(names) == len(audited):
+        raise InputError(why)
+    return {name: why for name in names if why and audited.pop(name)}
 
 
 def _check_shown(args: argparse.Namespace, queries: AuditQueries, methods: tuple[str, ...]) -> None:

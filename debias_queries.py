@@ -18,7 +18,6 @@ from fair_search.cli import (
     add_method_options,
     chosen_backbone,
     method_help,
-    warnings_as_lines,
 )
 from fair_search.debiaser import Debiaser, Reference
 from fair_search.loading import load_debiaser, weights_file
@@ -27,6 +26,7 @@ from fair_search.transform_files import save_transform
 from safe_io.arrays import read_matrix, save_matrix
 from safe_io.errors import InputError, run_main
 from safe_io.files import sha256_file, write_json
+from safe_io.notices import warnings_as_lines
 from safe_io.provenance import versions
 
 TRANSFORM, MANIFEST = ".transform.safetensors", ".manifest.json"  # suffixes of what stands beside the output

@@ -23,6 +23,7 @@ from bias_evaluation.suite.results import differences, write_records
 from bias_evaluation.suite.workspace import Workspace
 from safe_io.errors import InputError, run_main
 from safe_io.locks import claim, remove_abandoned
+from safe_io.notices import warnings_as_lines
 
 
 @dataclass(frozen=True)
@@ -306,7 +307,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif work and args.engine == "ray":
         run_on_ray(sys.argv[1:] if argv is None else argv, args, grid, work)
     elif work:
-        computed = run(work)
+        with warnings_as_lines():
+            computed = run(work)
     others = len(work) - computed
     elsewhere = f" ({others} left to another run, which is at them)" if others else ""
     lacking = sum(item.state.kind == "lacks" for item in grid)

@@ -13,6 +13,8 @@ from torch import Tensor
 # A subspace is the span of its vectors: directions whose singular value is below this share of the largest
 # are rounding, not content (the published code keeps them and removes arbitrary directions).
 RANK_TOLERANCE = 1e-6
+# Less than this share of a vector is rounding: one text encoded in two batches differs by up to 1e-6.
+NOTHING_LEFT = 1e-5
 
 
 def unit(x: Tensor) -> Tensor:
@@ -43,6 +45,9 @@ def span_basis(vectors: Tensor) -> Tensor:
 def remove_span(x: Tensor, basis: Tensor) -> Tensor:
     """Project rows on the orthogonal complement of a span: ``x (I − BᵀB)``.
 
+    A row that lies in the span becomes zero: what is left of it, less than `NOTHING_LEFT` of its length, is
+    the rounding of the embeddings, which must not be scaled to length 1 and ranked.
+
     Parameters
     ----------
     x : Tensor of shape (..., d)
@@ -55,7 +60,9 @@ def remove_span(x: Tensor, basis: Tensor) -> Tensor:
     Tensor of shape (..., d), float64
     """
     x = x.to(torch.float64)
-    return x - (x @ basis.T) @ basis
+    rest = x - (x @ basis.T) @ basis
+    left, whole = rest.norm(dim=-1, keepdim=True), x.norm(dim=-1, keepdim=True)
+    return rest.masked_fill(left <= NOTHING_LEFT * whole, 0)
 
 
 def sort_rows(x: Tensor) -> Tensor:

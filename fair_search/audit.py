@@ -5,16 +5,19 @@ Symbols: N images, d embedding dimension, M methods, Q queries, C groups, L leng
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from bias_evaluation.suite.scoring import NothingLeftWarning
 from debiasing_methods.base import DebiasingMethod, QueryGroup, ReferenceImages
 from debiasing_methods.linalg import unit
+from fair_search.audit_ties import find_ties, warn_of_ties
 from fair_search.bootstrap import list_length
 from fair_search.index_shift import compare_index
 from fair_search.judging import AuditSettings, RankedLists, judge
@@ -102,6 +105,11 @@ class Audit:
         See `index_shift.compare_index`.
     skipped_by_index : tuple of str
         Methods that the index cannot serve, since they change images.
+    first_on_all : pandas.DataFrame or None
+        Where images are kept apart as reference: the means of the first method on all images, as they were
+        before any debiasing; columns of `table`.
+    left_out_queries : mapping
+        Query → methods that leave nothing of it, since it lies in the bias itself.
     """
 
     table: pd.DataFrame
@@ -112,6 +120,8 @@ class Audit:
     reference_rows: np.ndarray
     approximate: pd.DataFrame | None = None
     skipped_by_index: tuple[str, ...] = ()
+    first_on_all: pd.DataFrame | None = None
+    left_out_queries: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def audit(
@@ -168,9 +178,16 @@ def audit(
     ------
     InputError
         K is larger than the number of images, there are fewer than two groups, a group has no image, or an
-        embedding cannot be normalised.
+        embedding cannot be normalised, or nothing is left of any query.
     ValueError
         Lengths do not go together.
+
+    Warns
+    -----
+    NothingLeftWarning
+        Queries lie in the bias that a method removes; they are left out for all methods.
+    TiedScoresWarning
+        Images have the same score as the K-th of a list, so that the order of the rows decides between them.
     """
     settings = settings or AuditSettings()
     _check_lengths(embeddings, groups, audited, queries)
@@ -181,39 +198,125 @@ def audit(
     keep[reference] = False
     counts = _check_counts(groups, keep, settings, len(reference))
     scorers = make_scorers(embeddings, groups, audited, reference, device, source)
+    empty = empty_queries(scorers, queries)
+    if empty:
+        audited, queries, labels = _without(empty, audited, queries, labels)
+        scorers = make_scorers(embeddings, groups, audited, reference, device, source)
+    first = next(iter(scorers))
+    keeps = dict.fromkeys(scorers, None if keep.all() else keep)
+    if len(reference) and first not in _reference_methods(audited):
+        scorers_and_all = {**scorers, _ON_ALL: scorers[first]}
+        keeps[_ON_ALL] = groups.codes >= 0
+    else:
+        scorers_and_all = scorers
     found = rank_images(
         embeddings,
-        scorers,
+        scorers_and_all,
         list_length(max(settings.ks), int(keep.sum())),
-        keep=None if keep.all() else keep,
+        keep=keeps,
         chunk_rows=chunk_rows,
         source=source,
         device=device,
         progress=progress,
     )
+    on_all = found.pop(_ON_ALL, None)
     lists = make_lists(found, groups.codes, queries, labels)
     table = judge(lists, groups.codes[keep], len(groups.classes), settings)
+    population = counts / counts.sum()
+    tied = find_ties(
+        embeddings, scorers, found, keep, settings.ks, chunk_rows=chunk_rows, source=source, device=device
+    )
+    warn_of_ties(tied, lists, groups.codes, population, settings)
     approximate, skipped = None, ()
     if index is not None:
         approximate = compare_index(
             index, scorers, lists, groups.codes, keep, settings, None if labels is None else labels.relevant
         )
         skipped = tuple(name for name, s in scorers.items() if s.method.changes_images)
-    return Audit(table, lists, groups, counts, settings, reference, approximate, skipped)
+    first_on_all = None
+    if on_all is not None:
+        first_on_all = _means_of({first: on_all}, groups, queries, labels, settings)
+    return Audit(table, lists, groups, counts, settings, reference, approximate, skipped, first_on_all, empty)
+
+
+_ON_ALL = "(first method on all images)"
+
+
+def _reference_methods(audited: Mapping[str, AuditedMethod]) -> list[str]:
+    return [name for name, each in audited.items() if each.method.needs_reference]
+
+
+def _means_of(
+    found: Mapping[str, TopLists],
+    groups: Groups,
+    queries: Sequence[str],
+    labels: QueryLabels | None,
+    settings: AuditSettings,
+) -> pd.DataFrame:
+    """Judge lists of all images, and take the means over the queries."""
+    lists = make_lists(found, groups.codes, queries, labels)
+    table = judge(lists, groups.codes[groups.codes >= 0], len(groups.classes), settings)
+    return table[(table["scope"] == "mean") & (table["method"] == lists.methods[0])].reset_index(drop=True)
+
+
+def empty_queries(scorers: Mapping[str, Scorer], queries: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Find the queries that a method leaves nothing of → the methods; they are warned of."""
+    empty: dict[str, tuple[str, ...]] = {}
+    for name, scorer in scorers.items():
+        zero = (torch.cat(list(scorer.text)) == 0).all(dim=1)
+        for query in torch.nonzero(zero).flatten().tolist():
+            empty[queries[query]] = (*empty.get(queries[query], ()), name)
+    if len(empty) == len(queries):
+        raise InputError(
+            "nothing is left of any query: all of them lie in the bias itself; ask for something else"
+        )
+    if empty:
+        methods = dict.fromkeys(name for names in empty.values() for name in names)
+        warnings.warn(
+            f"{len(empty)} of {len(queries)} queries lie in the bias itself, so that nothing is left of them "
+            f"(after {', '.join(methods)}); they are left out for all methods: "
+            f"{'; '.join(list(empty)[:3])}{'; …' if len(empty) > 3 else ''}",
+            NothingLeftWarning,
+            stacklevel=3,
+        )
+    return empty
+
+
+def _without(
+    empty: Mapping[str, tuple[str, ...]],
+    audited: Mapping[str, AuditedMethod],
+    queries: Sequence[str],
+    labels: QueryLabels | None,
+) -> tuple[dict[str, AuditedMethod], tuple[str, ...], QueryLabels | None]:
+    """Leave queries out of an audit; there is one group for each query."""
+    kept = [i for i, query in enumerate(queries) if query not in empty]
+    fewer = {
+        name: AuditedMethod(each.method, [each.groups[i] for i in kept]) for name, each in audited.items()
+    }
+    own = None if labels is None else QueryLabels(labels.images, labels.queries[kept])
+    return fewer, tuple(queries[i] for i in kept), own
+
+
+def lacks_reference(groups: Groups) -> str:
+    """Say why no labelled reference images can be drawn; empty if they can."""
+    for code, name in enumerate(groups.classes):
+        n = int((groups.codes == code).sum())
+        if n < 2:
+            return (
+                f"group '{name}' has {n} image(s), and methods that need labelled images take some of each "
+                f"group and leave the rest to be judged, so that at least 2 are needed"
+            )
+    return ""
 
 
 def draw_reference(groups: Groups, per_group: int, seed: int) -> np.ndarray:
     """Draw the labelled reference images: rows ``(n,)``, sorted, at most half of each group."""
+    if why := lacks_reference(groups):
+        raise InputError(f"{why}: leave these methods out, or the group")
     random = np.random.default_rng(seed)
     drawn = []
-    for code, name in enumerate(groups.classes):
+    for code in range(len(groups.classes)):
         members = np.flatnonzero(groups.codes == code)
-        if len(members) < 2:
-            raise InputError(
-                f"group '{name}' has {len(members)} image(s); methods that need labelled images take some of "
-                f"each group and leave the rest to be judged, so at least 2 are needed: leave these methods "
-                f"out, or the group"
-            )
         drawn.append(random.choice(members, min(per_group, len(members) // 2), replace=False))
     return np.sort(np.concatenate(drawn))
 

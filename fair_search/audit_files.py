@@ -84,7 +84,7 @@ def retrieved(report: AuditReport) -> pd.DataFrame:
 def summary(found: Audit) -> dict[str, Any]:
     """Return what was audited, how, and the means, as plain values for JSON."""
     means = found.table[found.table["scope"] == "mean"].drop(columns=["scope", "query"])
-    return {
+    record = {
         "attribute": found.groups.attribute,
         "groups": dict(zip(found.groups.classes, map(int, found.counts), strict=True)),
         "left_out_images": int((found.groups.codes < 0).sum()),
@@ -96,6 +96,13 @@ def summary(found: Audit) -> dict[str, Any]:
         "faiss": None if found.approximate is None else _records(found.approximate),
         "versions": versions("fair_search"),
     }
+    if found.first_on_all is not None:
+        record["first_method_on_all_images"] = _records(
+            found.first_on_all[["method", "k", "metric", "value", "low", "high"]]
+        )
+    if found.left_out_queries:
+        record["left_out_queries"] = {query: list(names) for query, names in found.left_out_queries.items()}
+    return record
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -120,3 +127,19 @@ def means_table(found: Audit) -> str:
     text = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
     title = f"K = {k}, means over {len(found.lists.queries)} queries with 95 % intervals"
     return "\n".join([title, *text])
+
+
+def first_on_all_line(found: Audit) -> str:
+    """Write the first method's means on all images, beside which the table's are those of some of them."""
+    method, k = found.lists.methods[0], max(found.settings.ks)
+    rows = found.first_on_all[found.first_on_all["k"] == k].set_index("metric")
+    n, judged, apart = (
+        int((found.groups.codes >= 0).sum()),
+        int(found.counts.sum()),
+        len(found.reference_rows),
+    )
+    values = ", ".join(f"{METRICS[m].label} {rows.loc[m, 'value']:.3f}" for m in rows.index if m != "overlap")
+    return (
+        f"{display_name(method)} on all {n:,} images, as they are searched today: {values}\n(the table is "
+        f"of {judged:,} images: {apart:,} were kept apart as labelled images, which some methods need)"
+    )

@@ -5,6 +5,7 @@ Symbols: N images, Q queries. Metadata has one row an image: in the order of the
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,15 @@ import numpy as np
 import pandas as pd
 
 from fair_search.audit import Groups, QueryLabels
+from fair_search.bias_files import BiasFile
 from fair_search.query_files import read_queries, read_table, take_column
 from fair_search.reference import label_text
 from safe_io.documents import choices, unknown
 from safe_io.errors import InputError
 
 MOST_GROUPS = 50
+FEW_IMAGES, FEW_EXPECTED = 30, 5  # of a group, and of a group among K retrieved images
+_MISSING = ("nan", "n/a", "na", "none", "null", "nil", "<na>", "nat", "#n/a", "?", "-", "--", ".", "missing")
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,6 +231,73 @@ def image_groups(
     codes = pd.Categorical(text.where(text.isin(classes)), categories=list(classes)).codes  # int8
     _check_unlabelled(text, codes, attribute, path, drop_unlabelled)
     return Groups(attribute, classes, codes)
+
+
+def describe_groups(groups: Groups) -> str:
+    """List the groups with their numbers of images, in one line."""
+    counts = np.bincount(groups.codes[groups.codes >= 0], minlength=len(groups.classes))
+    out = int((groups.codes < 0).sum())
+    left_out = f" ({out:,} images are left out)" if out else ""
+    listed = ", ".join(f"{name} {count:,}" for name, count in zip(groups.classes, counts, strict=True))
+    return f"groups of '{groups.attribute}': {listed}{left_out}"
+
+
+def doubtful_groups(groups: Groups, ks: Sequence[int], bias: BiasFile | None = None) -> list[str]:
+    """Say what looks wrong with groups, though it may be meant: a line each.
+
+    Parameters
+    ----------
+    groups : Groups
+    ks : sequence of int
+        Depths K.
+    bias : BiasFile, optional
+        What the methods debias against.
+    """
+    counts = np.bincount(groups.codes[groups.codes >= 0], minlength=len(groups.classes))
+    lines = [
+        f"the groups {' and '.join(map(repr, alike))} of '{groups.attribute}' read alike; if they are one, "
+        f"give them one spelling"
+        for alike in read_alike(groups.classes)
+    ]
+    if absent := [name for name in groups.classes if looks_missing(name)]:
+        lines.append(
+            f"{choices(list(map(repr, absent)))} of '{groups.attribute}' looks like a missing value, but is "
+            f"a group here; empty these cells, or name the groups with --values"
+        )
+    if bias is not None and not set(groups.classes) <= set(bias.classes):
+        lines.append(
+            f"the groups of '{groups.attribute}' ({choices(groups.classes)}) are not the classes of the bias "
+            f"'{bias.attribute}' ({choices(bias.classes)}): methods debias against one, and are judged "
+            f"on the other"
+        )
+    shares = counts / max(counts.sum(), 1)
+    few = [f"{name} {n}" for name, n in zip(groups.classes, counts, strict=True) if n < FEW_IMAGES]
+    if few:
+        lines.append(
+            f"groups of '{groups.attribute}' with fewer than {FEW_IMAGES} images: {choices(few)}; their "
+            f"shares say little"
+        )
+    expected = dict(zip(groups.classes, max(ks) * shares, strict=True))
+    if rare := [f"{name} {n:.1f}" for name, n in expected.items() if n < FEW_EXPECTED]:
+        lines.append(
+            f"groups of '{groups.attribute}' of which fewer than {FEW_EXPECTED} images are expected among K "
+            f"= {max(ks)}: {choices(rare)}; their shares move by chance"
+        )
+    return lines
+
+
+def read_alike(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Find names that differ only in case, spaces and the form of their characters."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        key = " ".join(unicodedata.normalize("NFKC", name).casefold().replace("_", " ").split())
+        found[key] = (*found.get(key, ()), name)
+    return [alike for alike in found.values() if len(alike) > 1]
+
+
+def looks_missing(name: str) -> bool:
+    """Whether a name is what programs write for a missing value."""
+    return name.strip().casefold() in _MISSING
 
 
 def _check_unlabelled(text: pd.Series, codes: np.ndarray, attribute: str, path: Path, drop: bool) -> None:

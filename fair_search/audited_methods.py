@@ -10,10 +10,11 @@ import numpy as np
 from bias_evaluation.embedding.text_store import TextStore
 from bias_evaluation.grid.configs import load_methods
 from bias_evaluation.grid.methods import find_method
-from fair_search.audit import AuditedMethod
-from fair_search.bias_files import BiasLike, load_bias
+from fair_search.audit import AuditedMethod, Groups
+from fair_search.bias_files import BiasFile, BiasLike, load_bias
 from fair_search.config_files import config_folder
 from fair_search.loading import load_debiaser
+from safe_io.documents import choices
 from safe_io.errors import InputError
 
 BASE = "vanilla"
@@ -28,6 +29,7 @@ def load_audited_methods(
     weights: Mapping[str, Path] | None = None,
     seed: int = 0,
     device: str = "cpu",
+    groups: Groups | None = None,
 ) -> tuple[dict[str, AuditedMethod], dict[str, str]]:
     """Load methods and make their groups of queries.
 
@@ -47,6 +49,8 @@ def load_audited_methods(
         Seed of ZSDebias's noise.
     device : str
         'cpu' or 'cuda'.
+    groups : Groups, optional
+        The groups that are compared: methods that need labelled images take those of these groups.
 
     Returns
     -------
@@ -72,9 +76,21 @@ def load_audited_methods(
             debiaser = load_debiaser(
                 name, text, described, weights=weights.get(name), seed=seed, device=device
             )
+            if groups is not None and debiaser.method.needs_reference:
+                _check_reference_groups(groups, described)
             audited[name] = AuditedMethod(debiaser.method, debiaser.groups(queries))
         except ValueError as error:  # an InputError, or queries that the method cannot take
             if methods or name == BASE:
                 raise InputError(f"{name}: {error}" if name not in str(error) else str(error)) from None
             left_out[name] = str(error)
     return audited, left_out
+
+
+def _check_reference_groups(groups: Groups, bias: BiasFile) -> None:
+    """Raise if the groups are not the bias file's classes: the method would be given other labels."""
+    if set(groups.classes) != set(bias.classes):
+        raise InputError(
+            f"it is given the images' groups as labels, but '{groups.attribute}' has the groups "
+            f"{choices(groups.classes)}, and the bias '{bias.attribute}' the classes {choices(bias.classes)}"
+            f"; give the bias file of '{groups.attribute}'"
+        )

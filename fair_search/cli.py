@@ -1,35 +1,13 @@
-"""What the commands on search systems share: options, and warnings as single lines on stderr."""
+"""Options that the commands on search systems share."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from debiasing_methods.registry import METHODS
 from fair_search.backbones import BackboneLike
 from safe_io.errors import InputError
-
-
-@contextmanager
-def warnings_as_lines() -> Iterator[None]:
-    """Print each warning as one line on stderr, "warning: …", once."""
-    seen: set[str] = set()
-
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        line = " ".join(str(message).split())
-        if line not in seen:
-            print(f"warning: {line}", file=sys.stderr)
-        seen.add(line)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = show
-        yield
 
 
 def add_backbone_options(parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,7 @@ Symbols: Q queries, n images, d embedding dimension.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from bias_evaluation.embedding.text_store import TextStore
 from bias_evaluation.prompts.sentences import GroupEmbedder
+from bias_evaluation.suite.scoring import NothingLeftWarning
 from bias_evaluation.suite.top_k import check_scores
 from debiasing_methods.base import DebiasingMethod, ImageTransform, QueryGroup, ReferenceImages
 from debiasing_methods.linalg import unit
@@ -216,12 +218,20 @@ class Debiaser:
         Returns
         -------
         ndarray of shape (Q, d), float32
-            Unit rows. For methods that change images, images must go through `image_transform` as well.
+            Unit rows, or zero where nothing is left of a query. For methods that change images, images must
+            go through `image_transform` as well.
 
         Raises
         ------
         ValueError
             As for `groups`; or labelled images are needed and missing, or are in several folds.
+
+        Warns
+        -----
+        TruncatedTextWarning
+            As for `groups`.
+        NothingLeftWarning
+            Queries lie in the bias that the method removes; their rows are zero.
         """
         reference = self._reference(reference)
         parts, truncation = [], Truncation()
@@ -234,7 +244,15 @@ class Debiaser:
         if not parts:
             raise ValueError("there are no queries; at least one is needed")
         truncation.warn(stacklevel=2)
-        return torch.cat(parts).numpy()
+        debiased = torch.cat(parts)
+        if empty := int((debiased == 0).all(dim=1).sum()):
+            warnings.warn(
+                f"{empty} of {len(debiased)} queries lie in the bias itself, so that nothing is left of "
+                f"them: their rows are zero, and similar to nothing",
+                NothingLeftWarning,
+                stacklevel=2,
+            )
+        return debiased.numpy()
 
     def _reference(self, reference: Reference | None) -> ReferenceImages | None:
         if not self.method.needs_reference:

@@ -122,7 +122,7 @@ def rank_images(
     scorers: Mapping[str, Scorer],
     length: int,
     *,
-    keep: np.ndarray | None = None,
+    keep: np.ndarray | Mapping[str, np.ndarray | None] | None = None,
     chunk_rows: int = CHUNK_ROWS,
     source: str = "embeddings",
     device: str = "cpu",
@@ -138,8 +138,8 @@ def rank_images(
         Name of a method → what scores for it.
     length : int
         L, at most the number of rows that are kept.
-    keep : ndarray of shape (N,), bool, optional
-        Rows that may be retrieved; all by default.
+    keep : ndarray of shape (N,), bool, or mapping, optional
+        Rows that may be retrieved, for all methods or by the name of each; all rows by default.
     chunk_rows : int
         Rows read at a time.
     source : str
@@ -162,18 +162,21 @@ def rank_images(
         L is larger than the number of rows that are kept, or `keep` has another length.
     """
     n = len(embeddings)
-    if keep is not None and keep.shape != (n,):
-        raise ValueError(f"keep has shape {keep.shape} for {n} embeddings")
-    available = n if keep is None else int(keep.sum())
-    if not 1 <= length <= available:
-        raise ValueError(f"lists of {length} images cannot be made from {available}")
+    keeps = keep if isinstance(keep, Mapping) else dict.fromkeys(scorers, keep)
+    for mask in keeps.values():
+        if mask is not None and mask.shape != (n,):
+            raise ValueError(f"keep has shape {mask.shape} for {n} embeddings")
+        available = n if mask is None else int(mask.sum())
+        if not 1 <= length <= available:
+            raise ValueError(f"lists of {length} images cannot be made from {available}")
     best = {name: TopK(length) for name in scorers}
     for start, chunk in read_chunks(embeddings, chunk_rows, source):
         rows = chunk.to(device)
         unit_rows = unit(rows)
-        kept = slice(None) if keep is None else torch.from_numpy(keep[start : start + len(rows)])
-        numbers = torch.arange(start, start + len(rows))[kept]
         for name, scorer in scorers.items():
+            mask = keeps[name]
+            kept = slice(None) if mask is None else torch.from_numpy(mask[start : start + len(rows)])
+            numbers = torch.arange(start, start + len(rows))[kept]
             scores = scorer.scores(rows, unit_rows, start).to("cpu", torch.float32)[kept]
             with as_input_error(name):
                 best[name].add(scores.T.contiguous(), numbers)

@@ -7,7 +7,6 @@ noise that looks like a result. The manifest beside embeddings says which model 
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from bias_evaluation.grid.configs import Backbone
 from safe_io.digests import remembered_sha256
 from safe_io.errors import InputError
 from safe_io.files import sha256_file, sha256_json
+from safe_io.notices import note_once
 
 
 def existing_checkpoint(backbone: Backbone) -> Path | None:
@@ -96,13 +96,8 @@ def check_made_by(path: Path, backbone: Backbone | None, *, table: Path | None =
     unchecked = [] if table is None else [f"whether the rows of {table} are in its order"]
     if why := _model_unchecked(path, backbone):
         unchecked.insert(0, f"whether it was made by the model of the text ({why})")
-    line = f"note: {path}: cannot be checked: {', and '.join(unchecked)}"
-    if unchecked and line not in _said:
-        _said.add(line)
-        print(line, file=sys.stderr)
-
-
-_said: set[str] = set()  # in this process: a command with many results opens a file many times
+    if unchecked:
+        note_once(f"{path}: cannot be checked: {', and '.join(unchecked)}")
 
 
 def _model_unchecked(path: Path, backbone: Backbone | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -13,8 +14,8 @@ from bias_evaluation.grid.configs import Setting
 from bias_evaluation.grid.plan import ResultKey
 from bias_evaluation.suite.classification import evaluate_classification, summarize_classification
 from bias_evaluation.suite.results import make_records
-from bias_evaluation.suite.retrieval import evaluate_retrieval, summarize_retrieval
-from bias_evaluation.suite.scoring import fold_scores
+from bias_evaluation.suite.retrieval import evaluate_retrieval, judged_queries, summarize_retrieval
+from bias_evaluation.suite.scoring import NothingLeftWarning, SharedScores, fold_scores
 from bias_evaluation.suite.workspace import Workspace
 from debiasing_methods.base import DebiasingMethod, QueryGroup, ReferenceImages
 from debiasing_methods.registry import get_method
@@ -108,7 +109,7 @@ def _records(
 ) -> list[dict[str, Any]]:
     return make_records(
         key,
-        _summarize(workspace, key.setting, scores, workspace.inputs.codes(key.setting.bias)),
+        _summarize(workspace, key.setting, scores, workspace.inputs.codes(key.setting.bias), key.stem),
         retrieval_k=workspace.options.retrieval_k,
         normalize=method.normalize,
         folds=len(workspace.inputs.data.val),
@@ -116,16 +117,32 @@ def _records(
     )
 
 
+def _warn_empty(names: Sequence[str], n: int, where: str, what: str) -> None:
+    if names:
+        warnings.warn(
+            f"{where}: {len(names)} of {n} queries lie in the bias itself, so that nothing is left of them "
+            f"({', '.join(names[:3])}{', …' if names[3:] else ''}): {what}",
+            NothingLeftWarning,
+            stacklevel=2,
+        )
+
+
 def _summarize(
-    workspace: Workspace, setting: Setting, scores: Iterable[Tensor], bias: np.ndarray
+    workspace: Workspace, setting: Setting, scores: Iterable[Tensor], bias: np.ndarray, where: str
 ) -> dict[str, dict[str, Any]]:
     data = workspace.inputs.data
     if setting.task == "retrieval":
         names = [group.name for group in workspace.inputs.prompts(setting).groups]
         relevant = workspace.inputs.relevant(setting, names)
         k = workspace.options.retrieval_k
-        records = evaluate_retrieval(scores, data.val, bias, setting.bias.values, k, relevant)
-        return summarize_retrieval(records, names)
+        kept = [names[query] for query in judged_queries(scores, len(names))]
+        lost = [name for name in names if name not in kept]
+        _warn_empty(lost, len(names), where, "its figures leave them out")
+        records = evaluate_retrieval(scores, data.val, bias, setting.bias.values, k, relevant, where)
+        return summarize_retrieval(records, kept)
+    if isinstance(scores, SharedScores):
+        lost = [str(setting.target.values[query]) for query in scores.empty]
+        _warn_empty(lost, len(setting.target.values), where, "they score 0 for every image")
     target = workspace.inputs.codes(setting.target)
     classes = (setting.target.values, setting.bias.values)
     counts = evaluate_classification(scores, data.val, target, bias, (len(classes[0]), len(classes[1])))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from bias_evaluation.suite.metrics import (
@@ -16,6 +19,7 @@ from bias_evaluation.suite.metrics import (
     summarize,
 )
 from bias_evaluation.suite.scoring import SharedScores
+from bias_evaluation.suite.ties import Tie, TiedScoresWarning, describe_ties, figures_of_orders
 from bias_evaluation.suite.top_k import top_k
 from safe_io.errors import InputError
 
@@ -36,6 +40,7 @@ def evaluate_retrieval(
     classes: Sequence[object],
     k: int,
     relevant: np.ndarray | None = None,
+    where: str = "retrieval",
 ) -> dict[str, np.ndarray]:
     """Judge the retrieved images of every fold and query.
 
@@ -53,11 +58,14 @@ def evaluate_retrieval(
         Number of images to retrieve.
     relevant : ndarray of shape (Q, N), bool, optional
         Which images have a query's label.
+    where : str
+        Whose lists they are, for warnings.
 
     Returns
     -------
     dict
-        'kl', 'max_skew' and, with labels, 'precision': each ``(F, Q)``.
+        'kl', 'max_skew' and, with labels, 'precision': each ``(F, Q)``; Q without the queries that nothing is
+        left of (`judged_queries`).
 
     Raises
     ------
@@ -65,25 +73,63 @@ def evaluate_retrieval(
         K is too large, or a bias class is absent from a fold.
     ValueError
         A score is NaN or infinite.
+
+    Warns
+    -----
+    TiedScoresWarning
+        Images have the same score as the K-th of a list, so that the order of the rows decides between them.
     """
     check_k(k, val.shape[1])
-    records: dict[str, list[np.ndarray]] = {"kl": [], "max_skew": []}
-    for fold, retrieved in enumerate(_retrieved_rows(scores, val, k)):  # (Q, k)
-        prior = class_priors(bias[val[fold]], classes, fold)
-        shares = class_shares(bias[retrieved], len(classes))
-        records["kl"].append(kl_divergence(shares, prior))
-        records["max_skew"].append(max_skew(shares, prior))
+    priors = [class_priors(bias[rows], classes, fold) for fold, rows in enumerate(val)]
+    lists, ties, kept = [], [], None
+    for fold, (retrieved, tied) in enumerate(_retrieved_rows(scores, val, k)):
+        kept = judged_queries(scores, len(retrieved))
+        lists.append(retrieved[kept])
+        ties += [replace(tie, place=(fold, kept.index(*tie.place))) for tie in tied]
+    relevant = relevant if relevant is None or kept is None else relevant[kept]
+
+    def judge(rows: np.ndarray, place: tuple[int, ...]) -> dict[str, np.ndarray]:
+        """Judge lists ``(n, K)`` of a fold: one of each query, or all of one query."""
+        shares, prior = class_shares(bias[rows], len(classes)), priors[place[0]]
+        judged = {"kl": kl_divergence(shares, prior), "max_skew": max_skew(shares, prior)}
         if relevant is not None:
-            records.setdefault("precision", []).append(np.take_along_axis(relevant, retrieved, 1).mean(1))
-    return {metric: np.stack(values) for metric, values in records.items()}
+            right = relevant if len(place) == 1 else np.tile(relevant[place[1]], (len(rows), 1))
+            judged["precision"] = np.take_along_axis(right, rows, 1).mean(1)
+        return judged
+
+    judged = [judge(rows, (fold,)) for fold, rows in enumerate(lists)]
+    records = {metric: np.stack([each[metric] for each in judged]) for metric in judged[0]}
+    if ties:
+        figures = figures_of_orders(records, np.stack(lists), ties, judge)
+        line = describe_ties(where, records["kl"].size, len(ties), figures)
+        warnings.warn(line, TiedScoresWarning, stacklevel=2)
+    return records
 
 
-def _retrieved_rows(scores: Iterable[Tensor], val: np.ndarray, k: int) -> Iterator[np.ndarray]:
+def judged_queries(scores: Iterable[Tensor], n_queries: int) -> list[int]:
+    """Positions of the queries that something is left of; `ValueError` if there is none."""
+    empty = scores.empty if isinstance(scores, SharedScores) else ()
+    kept = [query for query in range(n_queries) if query not in empty]
+    if not kept:
+        raise ValueError("nothing is left of any query: all of them lie in the bias itself")
+    return kept
+
+
+def _retrieved_rows(
+    scores: Iterable[Tensor], val: np.ndarray, k: int
+) -> Iterator[tuple[np.ndarray, list[Tie]]]:
     if isinstance(scores, SharedScores):
         yield from scores.top_rows(k)
-    else:
-        for rows, of_fold in zip(val, scores, strict=True):
-            yield rows[top_k(of_fold, k)[1].cpu().numpy()]
+        return
+    for rows, of_fold in zip(val, scores, strict=True):
+        best, positions = top_k(of_fold, k)
+        equal = of_fold == best[:, -1:]
+        taken = (best == best[:, -1:]).sum(1)
+        ties = [
+            Tie((q,), rows[equal[q].cpu().numpy()], int(taken[q]))
+            for q in torch.nonzero(equal.sum(1) > taken).flatten().tolist()
+        ]
+        yield rows[positions.cpu().numpy()], ties
 
 
 def summarize_retrieval(

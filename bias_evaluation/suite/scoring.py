@@ -13,12 +13,17 @@ import torch
 from torch import Tensor
 
 from bias_evaluation.datasets.stored_images import StoredImages, chunks
+from bias_evaluation.suite.ties import Tie
 from bias_evaluation.suite.top_k import TopK
 from debiasing_methods import transforms
 from debiasing_methods.base import DebiasingMethod, ImageTransform, QueryGroup, ReferenceImages
 
 BLOCK_ROWS = 262_144  # images whose scores are in memory at once; the paper's datasets have fewer
 _SPARE = 1.25  # how many more images than a fold's K would take, if every fold held its share of the best
+
+
+class NothingLeftWarning(UserWarning):
+    """Queries lie in the bias that a method removes; the message counts them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +40,15 @@ class SharedScores:
         Evaluation rows of each fold.
     queries : LongTensor of shape (F, Q) or None
         Which of the R queries are a fold's; None: all of them, in every fold.
+    empty : tuple of int
+        Which of the Q queries are zero in some fold: nothing is left of them, and every image scores 0.
     """
 
     score: Callable[[slice], Tensor]
     n_images: int
     folds: Tensor
     queries: Tensor | None = None
+    empty: tuple[int, ...] = ()
 
     def __iter__(self) -> Iterator[Tensor]:
         """Give each fold's scores ``(Q, m)``; those of all images are in memory meanwhile."""
@@ -52,7 +60,7 @@ class SharedScores:
         """Take a fold's queries from what belongs to all R."""
         return values if self.queries is None else values[self.queries[fold]]
 
-    def top_rows(self, k: int) -> Iterator[np.ndarray]:
+    def top_rows(self, k: int) -> Iterator[tuple[np.ndarray, list[Tie]]]:
         """Give the rows of each fold's K best images for each query.
 
         The best of all images are found once; a fold's are those of them that it holds, in the same order.
@@ -64,24 +72,50 @@ class SharedScores:
 
         Yields
         ------
-        ndarray of shape (Q, k), int64
+        rows : ndarray of shape (Q, k), int64
             Image rows, best first; of equal scores the lower row.
+        ties : list of Tie
+            Queries whose K-th score is that of further images of the fold; their place is (query,).
         """
         wanted = int(_SPARE * k * self.n_images / self.folds.shape[1]) + 32
         best, held = self._best(wanted), self.folds.new_zeros(self.n_images, dtype=torch.bool)
         for fold, rows in enumerate(self.folds):
             held.zero_()[rows] = True
-            while (mine := _first_held(self._of(fold, best), held, k)) is None:
+            while (mine := self._of_fold(fold, best, held, k)) is None:
                 wanted *= 2
                 best = self._best(wanted)
-            yield mine.cpu().numpy()
+            yield mine
 
-    def _best(self, k: int) -> Tensor:
-        """Rows of the K best images for each of the R queries, best first; all, if there are fewer."""
+    def _best(self, k: int) -> TopK:
+        """Find the K best images for each of the R queries, best first; all, if there are fewer."""
         best = TopK(k)
         for rows in transforms.chunks(self.n_images, BLOCK_ROWS):
             best.add(self.score(rows), torch.arange(rows.start, rows.stop, device=self.folds.device))
-        return best.rows
+        return best
+
+    def _of_fold(self, fold: int, best: TopK, held: Tensor, k: int) -> tuple[np.ndarray, list[Tie]] | None:
+        """Take a fold's lists and their ties from the best of all images; None if these are too few."""
+        rows, scores = self._of(fold, best.rows), self._of(fold, best.scores)
+        mine = _first_held(rows, held, k)
+        if mine is None:
+            return None
+        inside = held[rows]
+        taken = inside & (inside.cumsum(1) <= k)
+        last = scores.gather(
+            1, (inside.cumsum(1) == k).int().argmax(1, keepdim=True)
+        )  # the K-th scores (Q, 1)
+        equal, ended = inside & (scores == last), scores[:, -1] < last[:, 0]
+        meant = torch.ones_like(ended)
+        for query in self.empty:  # all images have its score, which is said elsewhere
+            meant[query] = False
+        if rows.shape[1] < self.n_images and bool((meant & ~ended).any()):
+            return None  # further images may have the K-th score
+        tied = meant & (equal.sum(1) > (equal & taken).sum(1))
+        ties = [
+            Tie((q,), np.sort(rows[q, equal[q]].cpu().numpy()), int((equal[q] & taken[q]).sum()))
+            for q in torch.nonzero(tied).flatten().tolist()
+        ]
+        return mine.cpu().numpy(), ties
 
 
 def _first_held(order: Tensor, held: Tensor, k: int) -> Tensor | None:
@@ -128,7 +162,15 @@ def fold_scores(
     queries = _queries_of_folds(text, len(folds)) if method.needs_reference else None
     together = [t.flatten(0, -2) for t in text]
     transform, take = method.image_transform(groups), _reader(method, images)
-    return SharedScores(lambda rows: _in_chunks(transform, take, rows, together), len(images), folds, queries)
+    return SharedScores(
+        lambda rows: _in_chunks(transform, take, rows, together), len(images), folds, queries, _empty(text)
+    )
+
+
+def _empty(text: Sequence[Tensor]) -> tuple[int, ...]:
+    """Find the queries that are zero, in some fold if each has its own."""
+    zero = torch.cat([(t == 0).all(-1).reshape(-1, t.shape[-2]).any(0) for t in text])
+    return tuple(torch.nonzero(zero).flatten().tolist())
 
 
 def _reader(method: DebiasingMethod, images: StoredImages) -> Callable[[slice], Tensor]:

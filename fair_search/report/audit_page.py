@@ -228,8 +228,34 @@ def _data_section(report: AuditReport) -> Section:
             f"{len(audit.reference_rows):,} images, drawn at random from each group, were kept apart as the "
             f"labelled images that BendVLM and BendSEM need. No method could retrieve them."
         )
+    if audit.left_out_queries:
+        named = ", ".join(f"“{query}”" for query in audit.left_out_queries)
+        notes.append(f"Left out, since a method leaves nothing of them (they say the bias itself): {named}.")
     columns = ["Group", "Images", "Share", "Desired share"]
-    return Section("The images", [*notes, *report.notes], [Table("Groups", columns, rows)])
+    tables = [Table("Groups", columns, rows)]
+    if audit.first_on_all is not None:
+        tables.append(_on_all_table(report))
+    return Section("The images", [*notes, *report.notes], tables)
+
+
+def _on_all_table(report: AuditReport) -> Table:
+    """Show the first method on all images beside its figures in the other tables."""
+    method = report.methods[0]
+    on_all = report.audit.first_on_all.set_index(["k", "metric"])
+    metrics = [metric for metric in report.audit.lists.metrics if metric != "overlap"]
+    rows = []
+    for k in report.audit.settings.ks:
+        reduced = report.means(k)
+        for name, values in (
+            ("all images", on_all.loc[k]),
+            ("without those kept apart", reduced.loc[method]),
+        ):
+            cells = [
+                value_cell(*(values.loc[m, column] for column in ("value", "low", "high"))) for m in metrics
+            ]
+            rows.append((f"K = {k}, {name}", cells))
+    caption = f"{display_name(method)} on all images, as they are searched today"
+    return Table(caption, ["Images", *(METRICS[m].label for m in metrics)], rows)
 
 
 def _reading_section(report: AuditReport) -> Section:

@@ -13,13 +13,13 @@ from fault_world import COLORS, TINY_DIM, World, call
 
 from bias_evaluation.datasets.folder import make_folds
 from bias_evaluation.datasets.stored_images import StoredImages
-from bias_evaluation.embedding import identity
 from bias_evaluation.suite.scoring import fold_scores
 from bias_evaluation.weights.read import PRISM_MAP, save_sae
 from debiasing_methods.base import QueryGroup, Vanilla
 from debiasing_methods.registry import METHODS
 from debiasing_methods.sae import SparseAutoencoder
 from fair_search.ranking import Scorer, rank_images
+from safe_io.notices import forget_notes
 
 TOWERS = {"NaN": torch.nan, "infinite": torch.inf, "zero": 0.0}
 
@@ -146,7 +146,7 @@ def embedded(world: World) -> World:
         .replace("retrieval_k: 8", "retrieval_k: 4")
     )
     world.config.write_text(text)
-    identity._said.clear()
+    forget_notes()
     return world
 
 

@@ -122,7 +122,7 @@ def test_the_best_of_all_images_hold_the_best_of_each_fold(
 ) -> None:
     monkeypatch.setattr(scoring, "BLOCK_ROWS", block)
     shared = shared_scores(draw(4, N), VAL)
-    for rows, scores, got in zip(VAL, shared, shared.top_rows(k), strict=True):
+    for rows, scores, (got, _) in zip(VAL, shared, shared.top_rows(k), strict=True):
         np.testing.assert_array_equal(got, rows[top_k(scores, k)[1]])
 
 
@@ -131,13 +131,13 @@ def test_a_fold_without_its_share_of_the_best_is_searched_further() -> None:
     folds = np.stack([np.arange(500, 1000), np.arange(500), np.arange(0, 1000, 2)])
     shared = shared_scores(scores, folds)
     expected = [np.arange(999, 979, -1), np.arange(499, 479, -1), np.arange(998, 958, -2)]
-    for got, best in zip(shared.top_rows(20), expected, strict=True):
+    for (got, _), best in zip(shared.top_rows(20), expected, strict=True):
         np.testing.assert_array_equal(got, [best, best])
 
 
 def test_queries_of_a_fold_are_ranked_by_themselves() -> None:
     all_scores, queries = draw(6, N), torch.tensor([[4, 0], [1, 3], [2, 5]])
     shared = shared_scores(all_scores, VAL, queries)
-    for fold, (scores, got) in enumerate(zip(shared, shared.top_rows(7), strict=True)):
+    for fold, (scores, (got, _)) in enumerate(zip(shared, shared.top_rows(7), strict=True)):
         torch.testing.assert_close(scores, all_scores[queries[fold]][:, VAL[fold]], rtol=0, atol=0)
         np.testing.assert_array_equal(got, VAL[fold][top_k(scores, 7)[1]])
