@@ -17,9 +17,9 @@ from bias_evaluation.embedding.engines import Call, Part, add_engine_options, ch
 from bias_evaluation.grid.configs import DatasetConfig
 from bias_evaluation.grid.flat_configs import load_configs
 from bias_evaluation.grid.plan import ResultKey, RunOptions, Selection, State, check_selection, plan
+from bias_evaluation.results.records import differences, write_records
 from bias_evaluation.suite.evaluate import batches, evaluate
 from bias_evaluation.suite.inputs import SharedCache
-from bias_evaluation.suite.results import differences, write_records
 from bias_evaluation.suite.workspace import Workspace
 from safe_io.errors import InputError, run_main
 from safe_io.locks import claim, remove_abandoned

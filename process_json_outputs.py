@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bias_evaluation.suite.aggregation import collect_results
+from bias_evaluation.results.aggregation import collect_results
 from safe_io.errors import run_main
 from safe_io.files import atomic_path
 

@@ -35,8 +35,8 @@ from tqdm import tqdm
 
 from bias_evaluation.datasets.folder import make_folds
 from bias_evaluation.datasets.stored_images import StoredImages
-from bias_evaluation.suite.retrieval import evaluate_retrieval
-from bias_evaluation.suite.scoring import fold_scores
+from bias_evaluation.scoring.fold_scores import fold_scores
+from bias_evaluation.scoring.retrieval import evaluate_retrieval
 from debiasing_methods.base import DebiasingMethod, QueryGroup, Vanilla
 from debiasing_methods.projections import PrismMini
 from safe_io.arrays import load_array

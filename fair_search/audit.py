@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bias_evaluation.suite.scoring import NothingLeftWarning
+from bias_evaluation.scoring.fold_scores import NothingLeftWarning
 from debiasing_methods.base import DebiasingMethod, QueryGroup, ReferenceImages
 from debiasing_methods.linalg import unit
 from fair_search.audit_ties import find_ties, warn_of_ties

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from bias_evaluation.suite.ties import Tie, TiedScoresWarning, describe_ties, figures_of_orders
+from bias_evaluation.scoring.ties import Tie, TiedScoresWarning, describe_ties, figures_of_orders
 from debiasing_methods.linalg import unit
 from fair_search.fairness_metrics import METRICS, fairness_at
 from fair_search.judging import AuditSettings, RankedLists

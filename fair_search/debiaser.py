@@ -17,8 +17,8 @@ from torch import Tensor
 
 from bias_evaluation.embedding.text_store import TextStore
 from bias_evaluation.prompts.sentences import GroupEmbedder
-from bias_evaluation.suite.scoring import NothingLeftWarning
-from bias_evaluation.suite.top_k import check_scores
+from bias_evaluation.scoring.fold_scores import NothingLeftWarning
+from bias_evaluation.scoring.top_k import check_scores
 from debiasing_methods.base import DebiasingMethod, ImageTransform, QueryGroup, ReferenceImages
 from debiasing_methods.linalg import unit
 from debiasing_methods.prism import Prism

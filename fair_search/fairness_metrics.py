@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bias_evaluation.suite.metrics import class_shares, kl_divergence, log_ratios, max_skew
+from bias_evaluation.scoring.metrics import class_shares, kl_divergence, log_ratios, max_skew
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bias_evaluation.suite.top_k import TopK
+from bias_evaluation.scoring.top_k import TopK
 from debiasing_methods.base import DebiasingMethod, ImageTransform
 from debiasing_methods.linalg import unit
 from safe_io.arrays import check_rows, float_rows

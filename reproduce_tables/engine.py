@@ -12,7 +12,7 @@ import pandas as pd
 
 from bias_evaluation.display.result_table import NEEDED
 from bias_evaluation.grid.methods import SEEDS, find_method
-from bias_evaluation.suite.aggregation import ResultName, backbone_stem, retrieval_k, setting_name
+from bias_evaluation.results.aggregation import ResultName, backbone_stem, retrieval_k, setting_name
 from debiasing_methods.base import DebiasingMethod
 from debiasing_methods.registry import METHODS
 from safe_io.documents import Section, read_yaml, unknown

@@ -16,7 +16,7 @@ from bias_evaluation.display.figures import save_both
 from bias_evaluation.display.result_table import query_skews, read_results, seed_means
 from bias_evaluation.display.suite_figures import draw_figure, draw_grid
 from bias_evaluation.grid.configs import register_own_methods
-from bias_evaluation.suite.aggregation import setting_name
+from bias_evaluation.results.aggregation import setting_name
 from safe_io.errors import InputError, run_main
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from bias_evaluation.datasets.stored_images import StoredImages
 from bias_evaluation.embedding.encoder import Encoder
-from bias_evaluation.suite.retrieval import evaluate_retrieval
-from bias_evaluation.suite.scoring import fold_scores
+from bias_evaluation.scoring.fold_scores import fold_scores
+from bias_evaluation.scoring.retrieval import evaluate_retrieval
 from debiasing_methods.registry import METHODS
 from debiasing_methods.training.prism import overall_loss, train_maps
 from debiasing_methods.training.sae import SaeTraining, SaeTrainingConfig

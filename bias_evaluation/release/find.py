@@ -11,7 +11,7 @@ from pathlib import Path
 from bias_evaluation.datasets.folder import TRAIN_INDICES, VAL_INDICES
 from bias_evaluation.datasets.metadata import METADATA
 from bias_evaluation.grid.configs import TASKS
-from bias_evaluation.suite.aggregation import ResultName
+from bias_evaluation.results.aggregation import ResultName
 from bias_evaluation.weights.kinds import KINDS
 from safe_io.errors import InputError
 

@@ -31,7 +31,7 @@ from bias_evaluation.release.files import (
     read_diverse_prompts,
 )
 from bias_evaluation.release.find import EMBEDDINGS, Found, search
-from bias_evaluation.suite.aggregation import read_result
+from bias_evaluation.results.aggregation import read_result
 from bias_evaluation.weights.kinds import KINDS
 from safe_io.arrays import load_array
 from safe_io.documents import choices

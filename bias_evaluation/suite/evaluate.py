@@ -12,10 +12,10 @@ from torch import Tensor
 
 from bias_evaluation.grid.configs import Setting
 from bias_evaluation.grid.plan import ResultKey
-from bias_evaluation.suite.classification import evaluate_classification, summarize_classification
-from bias_evaluation.suite.results import make_records
-from bias_evaluation.suite.retrieval import evaluate_retrieval, judged_queries, summarize_retrieval
-from bias_evaluation.suite.scoring import NothingLeftWarning, SharedScores, fold_scores
+from bias_evaluation.results.records import make_records
+from bias_evaluation.scoring.classification import evaluate_classification, summarize_classification
+from bias_evaluation.scoring.fold_scores import NothingLeftWarning, SharedScores, fold_scores
+from bias_evaluation.scoring.retrieval import evaluate_retrieval, judged_queries, summarize_retrieval
 from bias_evaluation.suite.workspace import Workspace
 from debiasing_methods.base import DebiasingMethod, QueryGroup, ReferenceImages
 from debiasing_methods.registry import get_method

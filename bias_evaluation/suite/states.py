@@ -10,8 +10,8 @@ from pathlib import Path
 from bias_evaluation.embedding.text_store import describe_missing
 from bias_evaluation.grid.configs import option_defaults
 from bias_evaluation.grid.plan import ResultKey, State
+from bias_evaluation.results.records import REVISION, differences
 from bias_evaluation.suite.inputs import Inputs
-from bias_evaluation.suite.results import REVISION, differences
 from bias_evaluation.suite.trained_methods import TrainedMethods
 from debiasing_methods import base
 from debiasing_methods.registry import get_method

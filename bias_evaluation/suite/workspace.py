@@ -8,10 +8,10 @@ import numpy as np
 
 from bias_evaluation.grid.configs import Backbone, DatasetConfig, Setting
 from bias_evaluation.grid.plan import ResultKey, RunOptions
-from bias_evaluation.suite.classification import check_groups
+from bias_evaluation.scoring.classification import check_groups
+from bias_evaluation.scoring.metrics import class_priors
+from bias_evaluation.scoring.retrieval import check_k
 from bias_evaluation.suite.inputs import Inputs, SharedCache
-from bias_evaluation.suite.metrics import class_priors
-from bias_evaluation.suite.retrieval import check_k
 from bias_evaluation.suite.states import States
 from bias_evaluation.suite.trained_methods import TrainedMethods
 from debiasing_methods.registry import get_method

@@ -10,7 +10,7 @@ import pandas as pd
 from bias_evaluation.display.result_table import query_skews, read_results, seed_means
 from bias_evaluation.display.suite_figures import draw_figure
 from bias_evaluation.grid.methods import in_table_order
-from bias_evaluation.suite.aggregation import collect_results
+from bias_evaluation.results.aggregation import collect_results
 from fair_search.report.figures import display_name, plain_text, svg_uri
 from fair_search.report.page import Cell, Figure, Page, Section, Table, heat_style, number
 from safe_io.errors import InputError

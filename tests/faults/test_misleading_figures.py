@@ -12,9 +12,9 @@ from fault_world import COLORS, World, call, encode, save_yaml
 
 import audit_bias
 import debias_queries
-from bias_evaluation.suite.retrieval import evaluate_retrieval
-from bias_evaluation.suite.scoring import SharedScores
-from bias_evaluation.suite.ties import TiedScoresWarning
+from bias_evaluation.scoring.fold_scores import SharedScores
+from bias_evaluation.scoring.retrieval import evaluate_retrieval
+from bias_evaluation.scoring.ties import TiedScoresWarning
 from debiasing_methods.linalg import remove_span, span_basis, unit
 from debiasing_methods.registry import get_method
 from fair_search.audit import AuditedMethod, Groups, audit

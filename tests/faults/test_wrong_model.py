@@ -13,7 +13,7 @@ from fault_world import COLORS, TINY_DIM, World, call
 
 from bias_evaluation.datasets.folder import make_folds
 from bias_evaluation.datasets.stored_images import StoredImages
-from bias_evaluation.suite.scoring import fold_scores
+from bias_evaluation.scoring.fold_scores import fold_scores
 from bias_evaluation.weights.read import PRISM_MAP, save_sae
 from debiasing_methods.base import QueryGroup, Vanilla
 from debiasing_methods.registry import METHODS

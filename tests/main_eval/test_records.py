@@ -21,8 +21,8 @@ from support.suite_world import (
 
 import main_eval
 from bias_evaluation.prompts import setting_prompts
+from bias_evaluation.results.aggregation import collect_results
 from bias_evaluation.suite import inputs
-from bias_evaluation.suite.aggregation import collect_results
 from bias_evaluation.weights import read
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bias_evaluation.suite.retrieval import check_k, evaluate_retrieval, summarize_retrieval
+from bias_evaluation.scoring.retrieval import check_k, evaluate_retrieval, summarize_retrieval
 from safe_io.errors import InputError
 
 LN2 = math.log(2)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from bias_evaluation.grid.methods import published_name
-from bias_evaluation.suite.aggregation import (
+from bias_evaluation.results.aggregation import (
     COLUMNS,
     ResultName,
     backbone_stem,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bias_evaluation.suite.metrics import (
+from bias_evaluation.scoring.metrics import (
     class_priors,
     class_shares,
     kl_divergence,

@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from bias_evaluation.datasets import stored_images
 from bias_evaluation.datasets.stored_images import StoredImages
-from bias_evaluation.suite.scoring import fold_scores
+from bias_evaluation.scoring.fold_scores import fold_scores
 from debiasing_methods.registry import METHODS
 
 FOLDS = 3

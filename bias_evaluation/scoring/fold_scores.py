@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from bias_evaluation.datasets.stored_images import StoredImages, chunks
-from bias_evaluation.suite.ties import Tie
-from bias_evaluation.suite.top_k import TopK
+from bias_evaluation.scoring.ties import Tie
+from bias_evaluation.scoring.top_k import TopK
 from debiasing_methods import transforms
 from debiasing_methods.base import DebiasingMethod, ImageTransform, QueryGroup, ReferenceImages
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from torch import Tensor
 
-from bias_evaluation.suite.metrics import bootstrap_over_folds, summarize_hits
-from bias_evaluation.suite.top_k import check_scores
+from bias_evaluation.scoring.metrics import bootstrap_over_folds, summarize_hits
+from bias_evaluation.scoring.top_k import check_scores
 from safe_io.errors import InputError
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from bias_evaluation.suite.classification import evaluate_classification, summarize_classification
+from bias_evaluation.scoring.classification import evaluate_classification, summarize_classification
 from safe_io.errors import InputError
 
 NAMES = (("land", "water"), ("forest", "sea"))

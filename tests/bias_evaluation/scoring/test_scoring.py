@@ -13,9 +13,9 @@ from torch.nn.functional import normalize
 
 from bias_evaluation.datasets import stored_images
 from bias_evaluation.datasets.stored_images import StoredImages
-from bias_evaluation.suite import scoring
-from bias_evaluation.suite.scoring import SharedScores, fold_scores
-from bias_evaluation.suite.top_k import top_k
+from bias_evaluation.scoring import fold_scores as scoring
+from bias_evaluation.scoring.fold_scores import SharedScores, fold_scores
+from bias_evaluation.scoring.top_k import top_k
 from debiasing_methods.base import DebiasingMethod, ImageTransform, QueryGroup, ReferenceImages, Vanilla
 
 N, DIM = 50, 6

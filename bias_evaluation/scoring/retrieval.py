@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bias_evaluation.suite.metrics import (
+from bias_evaluation.scoring.fold_scores import SharedScores
+from bias_evaluation.scoring.metrics import (
     bootstrap_over_folds,
     class_priors,
     class_shares,
@@ -18,9 +19,8 @@ from bias_evaluation.suite.metrics import (
     max_skew,
     summarize,
 )
-from bias_evaluation.suite.scoring import SharedScores
-from bias_evaluation.suite.ties import Tie, TiedScoresWarning, describe_ties, figures_of_orders
-from bias_evaluation.suite.top_k import top_k
+from bias_evaluation.scoring.ties import Tie, TiedScoresWarning, describe_ties, figures_of_orders
+from bias_evaluation.scoring.top_k import top_k
 from safe_io.errors import InputError
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bias_evaluation.suite.top_k import TopK, check_scores, top_k
+from bias_evaluation.scoring.top_k import TopK, check_scores, top_k
 
 
 def by_sorting(scores: Tensor, k: int) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Result files: their records, and the table of all of them."""
