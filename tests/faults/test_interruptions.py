@@ -62,7 +62,7 @@ def test_two_at_once(command: str, make_case: Callable[[str], Case]) -> None:
     world = case.copy()
     both = case.together(world, 2)
     for ended in both:
-        assert ended.code == 0 or re.search(r"^error: (\w+: )?another ", ended.err), ended
+        assert ended.code == 0 or re.search(r"(?m)^error: (\w+: )?another ", ended.err), ended
     assert 0 in [ended.code for ended in both]
     if command in ("evaluate", "encode"):
         computed = [int(re.search(r"^(\d+) of", ended.out, re.MULTILINE)[1]) for ended in both]
