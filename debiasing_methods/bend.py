@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from debiasing_methods.base import DebiasingMethod, QueryGroup, ReferenceImages
+from debiasing_methods.chunks import chunks
 from debiasing_methods.linalg import remove_span, span_basis, unit
 from debiasing_methods.projections import pairs_within
 from debiasing_methods.sae import SparseAutoencoder
 from debiasing_methods.sem import SemBI
-from debiasing_methods.transforms import chunks
 
 
 def equalize(e0: Tensor, prototypes: Tensor) -> Tensor:

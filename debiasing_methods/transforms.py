@@ -9,7 +9,7 @@ images with Q vectors, and the norms belong to the transform alone, so groups th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
 from typing import TypeVar
 
@@ -17,10 +17,8 @@ import torch
 from torch import Tensor
 
 from debiasing_methods.base import ImageTransform, QueryGroup
+from debiasing_methods.chunks import chunks
 from debiasing_methods.linalg import remove_span, unit
-
-# Images a step: small enough that the intermediate products stay in the processor's cache.
-CHUNK_ROWS = 1024
 
 # Columns of a triangular factor that are multiplied together: fewer would save more, but run slower.
 _BLOCK = 64
@@ -216,8 +214,3 @@ def _owners(items: Sequence[object], text: Sequence[Tensor]) -> Tensor:
     position = {id(item): i for i, item in enumerate(_distinct_objects(items))}
     owner = [position[id(item)] for item, queries in zip(items, text, strict=True) for _ in queries]
     return torch.tensor(owner, device=text[0].device)
-
-
-def chunks(n: int, size: int = CHUNK_ROWS) -> Iterator[slice]:
-    """Give slices of at most `size` rows, in order."""
-    return (slice(start, min(start + size, n)) for start in range(0, n, size))

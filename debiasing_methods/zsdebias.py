@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.functional import layer_norm, leaky_relu, linear
 
 from debiasing_methods.base import DebiasingMethod, ImageTransform, QueryGroup, ReferenceImages
+from debiasing_methods.chunks import chunks
 from debiasing_methods.linalg import unit
-from debiasing_methods.transforms import chunks
 
 LEAKY_SLOPE = 0.3
 

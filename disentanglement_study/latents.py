@@ -13,16 +13,15 @@ import torch
 from torch import Tensor
 
 from bias_evaluation.grid.configs import Backbone
+from debiasing_methods.chunks import chunks
 from debiasing_methods.sae import SparseAutoencoder
-
-_ROWS = 1024  # sentences that are encoded together
 
 
 def sae_latents(sae: SparseAutoencoder, embeddings: Tensor) -> np.ndarray:
     """SAE latents ``(n, s)``, float32, of raw embeddings ``(n, d)``."""
     out = np.empty((len(embeddings), sae.n_latents), dtype=np.float32)
-    for start in range(0, len(embeddings), _ROWS):
-        out[start : start + _ROWS] = sae.encode(embeddings[start : start + _ROWS]).numpy()
+    for rows in chunks(len(embeddings)):
+        out[rows] = sae.encode(embeddings[rows]).numpy()
     return out
 
 
@@ -35,9 +34,9 @@ def sae_facts(
     rebuilds the embeddings worse than their mean does. It is no error: an SAE trained on other data may, too.
     """
     error = 0.0
-    for start in range(0, len(embeddings), _ROWS):
-        rebuilt = sae.decode(torch.from_numpy(latents[start : start + _ROWS]))
-        error += float((embeddings[start : start + _ROWS] - rebuilt).square().sum())
+    for rows in chunks(len(embeddings)):
+        rebuilt = sae.decode(torch.from_numpy(latents[rows]))
+        error += float((embeddings[rows] - rebuilt).square().sum())
     fvu = error / float((embeddings - embeddings.mean(0)).square().sum())
     if fvu >= 1:
         print(

@@ -14,6 +14,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
+from debiasing_methods.chunks import chunks
 from safe_io.errors import InputError
 
 _ROWS = 64  # sentences that are standardised together: bounds the float64 copies
@@ -112,7 +113,7 @@ def standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.nda
     mean, factor = mean[varies].astype(dtype), (1 / np.sqrt(variance[varies])).astype(dtype)
     parts = np.empty((len(train), len(varies)), dtype), np.empty((len(test), len(varies)), dtype)
     for part, out in zip((train, test), parts, strict=True):
-        for rows in _row_blocks(len(part)):
+        for rows in chunks(len(part), _ROWS):
             np.subtract(part[rows, columns], mean, out=out[rows])
             out[rows] *= factor
     return parts
@@ -122,16 +123,12 @@ def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance (ddof 0) of the columns, float64, in one pass; a constant column's variance is 0."""
     shift = x[0].astype(np.float64)  # keeps the two terms of the variance small
     total, squares = np.zeros_like(shift), np.zeros_like(shift)
-    for rows in _row_blocks(len(x)):
+    for rows in chunks(len(x), _ROWS):
         block = x[rows] - shift
         total += block.sum(axis=0)
         squares += np.einsum("ij,ij->j", block, block)
     offset = total / len(x)
     return shift + offset, np.maximum(squares / len(x) - offset**2, 0)
-
-
-def _row_blocks(n: int) -> Iterator[slice]:
-    return (slice(start, start + _ROWS) for start in range(0, n, _ROWS))
 
 
 def fit_probe(features: np.ndarray, codes: np.ndarray, settings: ProbeSettings) -> LogisticRegression:

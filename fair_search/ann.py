@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from debiasing_methods.linalg import unit
-from fair_search.ranking import CHUNK_ROWS, read_chunks
+from fair_search.ranking import read_chunks
 from safe_io.errors import InputError
 
 TRAINING_ROWS = 100_000
@@ -103,7 +103,7 @@ def build_index(embeddings: np.ndarray, factory: str, *, source: str = "embeddin
             f"FAISS cannot make an index '{factory}' of {n} rows of width {dim}: {reason}; such as Flat, "
             f"HNSW32 or IVF{max(1, int(np.sqrt(n)))},Flat"
         ) from None
-    for _, chunk in read_chunks(embeddings, CHUNK_ROWS, source):
+    for _, chunk in read_chunks(embeddings, source=source):
         index.add(unit(chunk).numpy())
     return index
 

@@ -16,12 +16,13 @@ import torch
 
 from bias_evaluation.scoring.fold_scores import NothingLeftWarning
 from debiasing_methods.base import DebiasingMethod, QueryGroup, ReferenceImages
+from debiasing_methods.chunks import IMAGE_ROWS
 from debiasing_methods.linalg import unit
 from fair_search.audit_ties import find_ties, warn_of_ties
 from fair_search.bootstrap import list_length
 from fair_search.index_shift import compare_index
 from fair_search.judging import AuditSettings, RankedLists, judge
-from fair_search.ranking import CHUNK_ROWS, Scorer, TopLists, rank_images
+from fair_search.ranking import Scorer, TopLists, rank_images
 from safe_io.arrays import check_rows, float_rows
 from safe_io.errors import InputError, as_input_error
 
@@ -134,7 +135,7 @@ def audit(
     labels: QueryLabels | None = None,
     index: Any = None,
     reference_per_group: int = REFERENCE_PER_GROUP,
-    chunk_rows: int = CHUNK_ROWS,
+    chunk_rows: int = IMAGE_ROWS,
     source: str = "embeddings",
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,

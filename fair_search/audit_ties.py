@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from bias_evaluation.scoring.ties import Tie, TiedScoresWarning, describe_ties, figures_of_orders
+from debiasing_methods.chunks import IMAGE_ROWS
 from debiasing_methods.linalg import unit
 from fair_search.fairness_metrics import METRICS, fairness_at
 from fair_search.judging import AuditSettings, RankedLists
-from fair_search.ranking import CHUNK_ROWS, Scorer, TopLists, read_chunks
+from fair_search.ranking import Scorer, TopLists, read_chunks
 
 _FIGURES = ("kl", "max_skew")
 
@@ -27,7 +28,7 @@ def find_ties(
     keep: np.ndarray,
     ks: Sequence[int],
     *,
-    chunk_rows: int = CHUNK_ROWS,
+    chunk_rows: int = IMAGE_ROWS,
     source: str = "embeddings",
     device: str = "cpu",
 ) -> dict[int, list[Tie]]:

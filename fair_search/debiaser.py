@@ -20,6 +20,7 @@ from bias_evaluation.prompts.sentences import GroupEmbedder
 from bias_evaluation.scoring.fold_scores import NothingLeftWarning
 from bias_evaluation.scoring.top_k import check_scores
 from debiasing_methods.base import DebiasingMethod, ImageTransform, QueryGroup, ReferenceImages
+from debiasing_methods.chunks import IMAGE_ROWS, chunks
 from debiasing_methods.linalg import unit
 from debiasing_methods.prism import Prism
 from fair_search.bias_files import BiasFile
@@ -37,7 +38,6 @@ ALL_QUERIES = "all queries"
 # Kinds of prompts that are written with the query: methods that need one cannot work on embeddings alone.
 _WITH_THE_QUERY = frozenset({"candidates", "augmentations", "paraphrases", "helpful"})
 _BATCH = 1024  # queries that are embedded together with all their sentences
-_CHUNK_ROWS = 8192  # images that are scored together
 
 
 class Debiaser:
@@ -316,7 +316,7 @@ class Debiaser:
         transform = self.image_transform(queries)
         parts = [
             transform.scores(self.prepare_images(np.array(images[rows])), text, first_row=rows.start)
-            for rows in (slice(s, s + _CHUNK_ROWS) for s in range(0, len(images), _CHUNK_ROWS))
+            for rows in chunks(len(images), IMAGE_ROWS)
         ]
         scores = torch.cat(parts)
         check_scores(scores.T)
@@ -324,4 +324,5 @@ class Debiaser:
 
 
 def _batches(queries: Queries) -> Iterator[Queries]:
-    return (queries[start : start + _BATCH] for start in range(0, len(queries), _BATCH))
+    """Give queries that are embedded together, with all their sentences."""
+    return (queries[rows] for rows in chunks(len(queries), _BATCH))

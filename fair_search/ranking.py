@@ -20,11 +20,10 @@ from torch import Tensor
 
 from bias_evaluation.scoring.top_k import TopK
 from debiasing_methods.base import DebiasingMethod, ImageTransform
+from debiasing_methods.chunks import IMAGE_ROWS, chunks
 from debiasing_methods.linalg import unit
 from safe_io.arrays import check_rows, float_rows
 from safe_io.errors import as_input_error
-
-CHUNK_ROWS = 16_384  # 32 MiB of float32 at d = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +69,7 @@ class TopLists:
 
 
 def read_chunks(
-    embeddings: np.ndarray, chunk_rows: int = CHUNK_ROWS, source: str = "embeddings"
+    embeddings: np.ndarray, chunk_rows: int = IMAGE_ROWS, source: str = "embeddings"
 ) -> Iterator[tuple[int, Tensor]]:
     """Read embeddings chunk by chunk, as float32, after a check that every row can be normalised.
 
@@ -95,8 +94,8 @@ def read_chunks(
         A row is NaN, infinite or all zero.
     """
     mapped = _read_only_map(embeddings)
-    for start in range(0, len(embeddings), chunk_rows):
-        chunk = float_rows(embeddings[start : start + chunk_rows])
+    for rows in chunks(len(embeddings), chunk_rows):
+        start, chunk = rows.start, float_rows(embeddings[rows])
         if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
             mapped.madvise(mmap.MADV_DONTNEED)  # else every page read stays in the memory of this process
         where = f"{source}, rows {start} to {start + len(chunk) - 1}"
@@ -123,7 +122,7 @@ def rank_images(
     length: int,
     *,
     keep: np.ndarray | Mapping[str, np.ndarray | None] | None = None,
-    chunk_rows: int = CHUNK_ROWS,
+    chunk_rows: int = IMAGE_ROWS,
     source: str = "embeddings",
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,

@@ -24,14 +24,15 @@ from torch import Tensor
 
 from bias_evaluation.weights.read import LAYERS, zsdebias_from_checkpoint
 from debiasing_methods.base import IdentityTransform, ImageTransform
+from debiasing_methods.chunks import IMAGE_ROWS, chunks
 from debiasing_methods.linalg import unit
 from debiasing_methods.transforms import LinearTransform, SpanEdit, SpanTransform
 from debiasing_methods.zsdebias import DisentanglingVAE, Network, ResampledTransform, ZSDebias
+from safe_io.arrays import float_rows
 from safe_io.errors import InputError
 from safe_io.files import load_weights, save_weights
 
 INDEX = "transform_of_query"
-_CHUNK_ROWS = 8192
 
 
 def save_transform(path: Path, transform: ImageTransform, n_queries: int) -> bool:
@@ -149,8 +150,8 @@ class TransformFile:
             Unit rows.
         """
         parts = []
-        for start in range(0, len(images), _CHUNK_ROWS):
-            rows = torch.from_numpy(np.array(images[start : start + _CHUNK_ROWS], dtype=np.float32))
+        for chunk in chunks(len(images), IMAGE_ROWS):
+            rows = float_rows(images[chunk])
             prepared = unit(rows) if self._vae is None else ZSDebias(vae=self._vae).prepare_images(rows)
-            parts.append(unit(self._transform.apply(prepared, number, first_row + start)))
+            parts.append(unit(self._transform.apply(prepared, number, first_row + chunk.start)))
         return torch.cat(parts).numpy() if parts else np.empty(images.shape, np.float32)

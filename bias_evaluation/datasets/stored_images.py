@@ -5,17 +5,15 @@ Symbols: N images, d embedding dimension.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from debiasing_methods import transforms
+from debiasing_methods.chunks import IMAGE_ROWS, chunks
 from safe_io.arrays import check_norms
 
-CHUNK_ROWS = 4096
 _KEPT = ("float16", "float32", "float64")  # what torch reads in place, where it lies row by row
 
 
@@ -50,7 +48,7 @@ class StoredImages:
     def __init__(self, embeddings: np.ndarray, path: Path, device: str = "cpu") -> None:
         self.rows = _in_place(embeddings).to(device)
         self.norms = torch.empty(len(embeddings), device=device)
-        for rows in chunks(len(embeddings)):
+        for rows in chunks(len(embeddings), IMAGE_ROWS):
             self.norms[rows] = torch.linalg.vector_norm(self.rows[rows].float(), dim=1)
         check_norms(self.norms, path)
 
@@ -85,8 +83,3 @@ def _in_place(embeddings: np.ndarray) -> Tensor:
     if embeddings.dtype.name in _KEPT and embeddings.dtype.isnative and embeddings.flags.c_contiguous:
         return torch.from_numpy(embeddings if embeddings.flags.writeable else embeddings.copy())
     return torch.from_numpy(np.array(embeddings, np.float32, order="C"))
-
-
-def chunks(n: int) -> Iterator[slice]:
-    """Give slices of at most `CHUNK_ROWS` rows, in order."""
-    return transforms.chunks(n, CHUNK_ROWS)

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bias_evaluation.datasets.stored_images import StoredImages, chunks
+from bias_evaluation.datasets.stored_images import StoredImages
 from bias_evaluation.scoring.ties import Tie
 from bias_evaluation.scoring.top_k import TopK
-from debiasing_methods import transforms
 from debiasing_methods.base import DebiasingMethod, ImageTransform, QueryGroup, ReferenceImages
+from debiasing_methods.chunks import IMAGE_ROWS, chunks
 
 BLOCK_ROWS = 262_144  # images whose scores are in memory at once; the paper's datasets have fewer
 _SPARE = 1.25  # how many more images than a fold's K would take, if every fold held its share of the best
@@ -89,7 +89,7 @@ class SharedScores:
     def _best(self, k: int) -> TopK:
         """Find the K best images for each of the R queries, best first; all, if there are fewer."""
         best = TopK(k)
-        for rows in transforms.chunks(self.n_images, BLOCK_ROWS):
+        for rows in chunks(self.n_images, BLOCK_ROWS):
             best.add(self.score(rows), torch.arange(rows.start, rows.stop, device=self.folds.device))
         return best
 
@@ -199,7 +199,7 @@ def _scores_with_noise(
 
 def _prepare(method: DebiasingMethod, images: StoredImages) -> Tensor:
     read, prepared = _reader(method, images), None
-    for rows in chunks(len(images)):
+    for rows in chunks(len(images), IMAGE_ROWS):
         part = read(rows)
         if prepared is None:  # only now its width is known
             prepared = part.new_empty(len(images), *part.shape[1:])
@@ -213,7 +213,7 @@ def _in_chunks(
     """Scores ``(Q, n)`` of consecutive rows, so many at a time that no large intermediate arises."""
     n, first = rows.stop - rows.start, rows.start
     scores = text[0].new_empty(sum(len(t) for t in text), n)
-    for part in chunks(n):
+    for part in chunks(n, IMAGE_ROWS):
         own = slice(first + part.start, first + part.stop)
         scores[:, part] = transform.scores(take(own), text, first_row=own.start).T
     return scores

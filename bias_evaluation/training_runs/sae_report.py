@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from debiasing_methods.chunks import ROWS
 from debiasing_methods.sae import SparseAutoencoder
-from debiasing_methods.training.sae import ROWS_AT_ONCE, nested_reconstructions
+from debiasing_methods.training.sae import nested_reconstructions
 
 
 def reconstruction_quality(
@@ -49,7 +50,7 @@ def reconstruction_quality(
     bounds = torch.tensor(levels, device=embeddings.device)
     totals = torch.zeros(3, len(levels), dtype=torch.float64, device=embeddings.device)
     positive = torch.zeros(sae.n_latents, dtype=torch.int64, device=embeddings.device)
-    for x in tqdm(embeddings.split(ROWS_AT_ONCE), desc="measuring", leave=False, disable=not progress):
+    for x in tqdm(embeddings.split(ROWS), desc="measuring", leave=False, disable=not progress):
         latents = sae.encode(x)
         found = nested_reconstructions(latents, dictionary, levels) + sae.pre_bias  # (rows, L, d)
         active = latents > 0

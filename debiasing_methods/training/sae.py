@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from debiasing_methods.chunks import ROWS
 from debiasing_methods.sae import SparseAutoencoder
 
 WEIGHTINGS = ("reverse", "uniform")
@@ -29,7 +30,6 @@ _FIRST_LEVEL = 64
 _INITIAL_NORM = 0.1  # of a decoder column
 # A batch is worked through in parts of so many rows (gradients add up): its (rows, s) tensors stay small, and
 # parts of this size were also faster than whole batches of 4,096.
-ROWS_AT_ONCE = 1024
 # Independent random streams of one seed.
 _STREAM_START, _STREAM_ORDER = 0, 1
 
@@ -287,7 +287,7 @@ class SaeTraining:
         config, x = self.config, self._next_batch()
         self._optimizer.zero_grad()
         loss = 0.0
-        for part in x.split(ROWS_AT_ONCE):
+        for part in x.split(ROWS):
             share = matryoshka_loss(part, self.parameters, config.all_levels, config.level_weights, config.l1)
             share = share * (len(part) / len(x))
             share.backward()

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
+from debiasing_methods.chunks import IMAGE_ROWS, chunks
 from debiasing_methods.linalg import unit
 from debiasing_methods.training.cka import alignments
 from debiasing_methods.training.zsdebias_network import TrainableVAE
@@ -30,7 +31,6 @@ _TRAINING_SHARE = 0.7
 _FINAL_LR = 1e-8
 _MAX_GRADIENT_NORM = 1.0
 _BETA_MAX, _BETA_CYCLE = 0.01, 50
-_ROWS_AT_ONCE = 4096  # of the (n, C) similarities
 # Independent random streams of one seed.
 _STREAM_START, _STREAM_SPLIT, _STREAM_TRAINING, _STREAM_VALIDATION = range(4)
 
@@ -111,8 +111,7 @@ def bias_targets(images: Tensor, corpus: Tensor, k: int = NEAREST_SENTENCES) -> 
         raise ValueError(f"a corpus of at least {k} sentences is needed, got {len(corpus)}")
     corpus = unit(corpus)
     targets = torch.empty_like(images)
-    for start in range(0, len(images), _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
+    for rows in chunks(len(images), IMAGE_ROWS):  # of the (n, C) similarities
         nearest = (images[rows] @ corpus.T).topk(k, dim=1).indices  # an image's length changes no order
         targets[rows] = unit(embedding_bag(nearest, corpus, mode="mean"))
     return targets

@@ -14,11 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from debiasing_methods.base import QueryGroup
 from debiasing_methods.bend import equalize
+from debiasing_methods.chunks import ROWS
 from debiasing_methods.linalg import lower_median, remove_span, span_basis, unit
 from debiasing_methods.prism import Prism
 from debiasing_methods.projections import PrismMini, calibrate, pairs_within
 from debiasing_methods.roboshot import RoboShot, difference_basis
-from debiasing_methods.transforms import CHUNK_ROWS
 from debiasing_methods.zsdebias import NOISE_BLOCK_ROWS, noise
 
 drawn = settings(deadline=None, max_examples=60)
@@ -165,7 +165,7 @@ class TestImplicitScores:
             )
             for g, size in enumerate(sizes)
         ]
-        images = normalize(draw(seed, CHUNK_ROWS + 7, d, dtype=dtype), dim=1)
+        images = normalize(draw(seed, ROWS + 7, d, dtype=dtype), dim=1)
         tolerance = 1e-6 if dtype == torch.float32 else 1e-12
         self.assert_scores_are_cosines(RoboShot(), groups, images, tolerance)
 
@@ -193,7 +193,7 @@ class TestImplicitScores:
         ]
         shared = draw(seed + 5, d, d)
         maps = {group.name: shared if share else draw(seed + g, d, d) for g, group in enumerate(groups)}
-        images = normalize(draw(seed, CHUNK_ROWS + 7, d, dtype=dtype), dim=1)
+        images = normalize(draw(seed, ROWS + 7, d, dtype=dtype), dim=1)
         tolerance = 2e-6 if dtype == torch.float32 else 1e-12
         self.assert_scores_are_cosines(Prism(maps=maps), groups, images, tolerance)
 
@@ -223,7 +223,7 @@ class Operations(TorchDispatchMode):
 
 
 class TestCostOfScores:
-    N, D, GROUPS = 20 * CHUNK_ROWS, 160, 25
+    N, D, GROUPS = 20 * ROWS, 160, 25
 
     def _score(self, method, groups):
         images = normalize(draw(0, self.N, self.D, dtype=torch.float32), dim=1)
@@ -263,8 +263,8 @@ class TestCostOfScores:
     @pytest.mark.parametrize("name", ["roboshot", "prism-mini", "prism"])
     def test_groups_share_one_product_and_a_shared_map_its_norms(self, name, shared):
         operations = self._score(self._methods(shared)[name], self._groups(shared))
-        of_images = [(k, m) for n, k, m in operations.products if n == CHUNK_ROWS]
-        per_image = sum(k * m for k, m in of_images) * CHUNK_ROWS / self.N  # multiplications
+        of_images = [(k, m) for n, k, m in operations.products if n == ROWS]
+        per_image = sum(k * m for k, m in of_images) * ROWS / self.N  # multiplications
         edits = 1 if shared else self.GROUPS
         scores = self.D * self.GROUPS
         thin = {"roboshot": 5 + 3, "prism-mini": 7}  # dimensions of the spans
@@ -272,7 +272,7 @@ class TestCostOfScores:
             assert per_image <= scores + edits * 0.7 * self.D**2
         else:  # one product with all vectors, and one of the squares with the norms' weights
             assert per_image == (scores + edits * thin[name] * self.D) + edits**2 * thin[name]
-            assert len(of_images) == 2 * self.N // CHUNK_ROWS
+            assert len(of_images) == 2 * self.N // ROWS
 
 
 class TestEqualize:

@@ -63,7 +63,7 @@ def test_batches_change_nothing(search_world: Any, method: str, monkeypatch: pyt
     loaded = search_world.load(method)
     whole = loaded.debias(QUERIES, reference), loaded.scores(search_world.images, QUERIES, reference)
     monkeypatch.setattr(debiaser, "_BATCH", 2)
-    monkeypatch.setattr(debiaser, "_CHUNK_ROWS", 7)
+    monkeypatch.setattr(debiaser, "IMAGE_ROWS", 7)
     parts = loaded.debias(QUERIES, reference), loaded.scores(search_world.images, QUERIES, reference)
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)

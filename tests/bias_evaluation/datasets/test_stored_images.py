@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bias_evaluation.datasets import stored_images
-from bias_evaluation.datasets.stored_images import StoredImages, chunks
+from bias_evaluation.datasets.stored_images import StoredImages
 from safe_io.arrays import load_array
 from safe_io.errors import InputError
 
@@ -28,12 +28,7 @@ FORMS = {
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stored_images, "CHUNK_ROWS", 7)
-
-
-def test_chunks_are_all_rows_in_order() -> None:
-    assert [(c.start, c.stop) for c in chunks(16)] == [(0, 7), (7, 14), (14, 16)]
-    assert list(chunks(0)) == []
+    monkeypatch.setattr(stored_images, "IMAGE_ROWS", 7)
 
 
 @pytest.mark.parametrize("form", list(FORMS))

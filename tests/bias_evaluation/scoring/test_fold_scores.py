@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from bias_evaluation.datasets import stored_images
 from bias_evaluation.datasets.stored_images import StoredImages
+from bias_evaluation.scoring import fold_scores as scoring
 from bias_evaluation.scoring.fold_scores import fold_scores
 from debiasing_methods.registry import METHODS
 
@@ -35,7 +35,7 @@ def plain_scores(world, method, rows: Tensor, fold: int) -> Tensor:
 @pytest.mark.parametrize("stored", [np.float32, np.float16])
 @pytest.mark.parametrize("name", list(METHODS))
 def test_scores_are_those_of_the_plain_way(name, stored, make_world, monkeypatch):
-    monkeypatch.setattr(stored_images, "CHUNK_ROWS", 512)  # several parts, the last of another size
+    monkeypatch.setattr(scoring, "IMAGE_ROWS", 512)  # several parts, the last of another size
     world = make_world()
     world.images = world.images.to(getattr(torch, np.dtype(stored).name)).float()
     world.reference = type(world.reference)(

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from bias_evaluation.datasets import stored_images
 from bias_evaluation.datasets.stored_images import StoredImages
 from bias_evaluation.scoring import fold_scores as scoring
 from bias_evaluation.scoring.fold_scores import SharedScores, fold_scores
@@ -38,7 +37,7 @@ def no_reference() -> ReferenceImages:
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stored_images, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(scoring, "IMAGE_ROWS", 7)
 
 
 def cosine(text: Tensor, images: Tensor) -> Tensor:
