@@ -15,7 +15,7 @@ from tqdm import tqdm
 from bias_evaluation.datasets.folder import check_images
 from bias_evaluation.embedding.identity import check_made_by
 from bias_evaluation.embedding.text_store import TextStore
-from fair_search.ann import build_index, open_index, set_parameters
+from fair_search.ann import build_index, check_index, open_index, set_parameters
 from fair_search.audit import AuditedMethod, Groups, audit, lacks_reference
 from fair_search.audit_files import first_on_all_line, means_table, write_audit
 from fair_search.audit_inputs import (
@@ -171,6 +171,7 @@ def _index(args: argparse.Namespace, embeddings: np.ndarray) -> Any:
     path = _index_file(args)
     if path is not None:
         index = open_index(path, *embeddings.shape)
+        check_index(index, embeddings, str(path))
     else:
         index = build_index(embeddings, args.faiss, source=str(args.embeddings))
     if args.faiss_parameters is not None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from debiasing_methods.linalg import unit
 from fair_search.ranking import read_chunks
@@ -19,6 +20,11 @@ from safe_io.errors import InputError
 
 TRAINING_ROWS = 100_000
 INDEX_SEED = 0
+_SAMPLE = 256  # rows of an index that are looked at
+_SAME = 0.9999  # cosine from which two rows are taken for the same image
+_OWN_AMONG = 10  # where vectors cannot be read back: a row is among so many nearest to itself
+_LENGTH_ERROR = 0.2  # coarse quantization moves a length by so much; raw CLIP embeddings are 5 to 20 long
+_LEAST_SHARE = 0.5  # of a permuted index about none are in place, of a coarsely quantized one most
 
 
 def _faiss() -> Any:
@@ -106,6 +112,66 @@ def build_index(embeddings: np.ndarray, factory: str, *, source: str = "embeddin
     for _, chunk in read_chunks(embeddings, source=source):
         index.add(unit(chunk).numpy())
     return index
+
+
+def check_index(index: Any, embeddings: np.ndarray, source: str) -> None:
+    """Raise unless an index from a file holds these rows, normalised and in their order.
+
+    Parameters
+    ----------
+    index : faiss.Index
+        As `open_index` gives it.
+    embeddings : ndarray of shape (N, d)
+    source : str
+        File of the index, for the error line.
+
+    Raises
+    ------
+    InputError
+        It holds other vectors, rows that are not normalised, or the rows in another order: what it finds
+        would be reported as the effect of approximate search.
+
+    Notes
+    -----
+    A sample of its vectors is compared with the rows. Quantized vectors are like their own row more than like
+    any other of the sample; where vectors cannot be read back, rows are searched for themselves.
+    """
+    n = len(embeddings)
+    rows = np.sort(np.random.default_rng(INDEX_SEED).choice(n, min(n, _SAMPLE), replace=False))
+    expected = unit(torch.from_numpy(np.array(embeddings[rows], dtype=np.float32)))
+    # of equal rows any is right
+    distinct = (expected @ expected.T).fill_diagonal_(-1).max(dim=0).values < _SAME
+    held, least = _reconstructed(index, rows), _LEAST_SHARE
+    if held is None:
+        found = index.search(expected.numpy(), _OWN_AMONG)[1]
+        in_place = torch.from_numpy((found == rows[:, None]).any(axis=1))
+    else:
+        lengths = held.norm(dim=1)
+        if ((lengths - 1).abs() > _LENGTH_ERROR).float().mean() > 0.5:
+            raise InputError(
+                f"{source} holds vectors of length {float(lengths.median()):.3g}, not of length 1: it was "
+                f"built of raw embeddings; divide each row by its length, and build it again"
+            )
+        cosines = unit(held) @ expected.T
+        in_place = cosines.argmax(dim=1) == torch.arange(len(rows))
+        if cosines.max(dim=1).values.median() > _SAME:  # nothing is quantized: every row must be in place
+            least = 1.0
+    share = float(in_place[distinct].float().mean()) if distinct.any() else 1.0
+    if share < least:
+        raise InputError(
+            f"{source} does not hold the rows of the embeddings in their order: of {int(distinct.sum())} "
+            f"rows that were looked up, {share:.0%} are in place; build it of these very rows, normalized"
+        )
+
+
+def _reconstructed(index: Any, rows: np.ndarray) -> Tensor | None:
+    """Read vectors back from an index, ``(n, d)``; None where it does not keep them."""
+    try:
+        if hasattr(index, "make_direct_map"):
+            index.make_direct_map()
+        return torch.from_numpy(np.stack([index.reconstruct(int(row)) for row in rows]))
+    except RuntimeError:
+        return None
 
 
 def set_parameters(index: Any, parameters: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from bias_evaluation.display.result_table import NEEDED
+from bias_evaluation.display.result_table import NEEDED, of_seeds, seed_notes
 from bias_evaluation.grid.methods import SEEDS, find_method
 from bias_evaluation.results.aggregation import ResultName, backbone_stem, retrieval_k, setting_name
 from debiasing_methods.base import DebiasingMethod
@@ -260,12 +260,13 @@ def fill(description: Description, results: pd.DataFrame) -> Table:
     InputError
         `results` hold two values of one metric of one result.
     """
-    means = _index(results)
+    means = _index(of_seeds(results, description.seeds))
     rows = [
         [_cell(column, method, description, means) for column in description.columns]
         for method in description.methods
     ]
-    notes = [*_missing(description, means), *_other_k(description, results)]
+    others = [f"{note}; --seeds chooses others" for note in seed_notes(results, description.seeds)]
+    notes = [*_missing(description, means), *_other_k(description, results), *others]
     return Table(description, rows, notes)
 
 

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bias_evaluation.display.figures import save_both
-from bias_evaluation.display.result_table import query_skews, read_results, seed_means
+from bias_evaluation.display.result_table import query_skews, read_results, seed_means, seed_notes
 from bias_evaluation.display.suite_figures import draw_figure, draw_grid
 from bias_evaluation.grid.configs import register_own_methods
+from bias_evaluation.grid.methods import SEEDS
 from bias_evaluation.results.aggregation import setting_name
 from safe_io.errors import InputError, run_main
 
@@ -41,6 +42,14 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="method file that names classes of your own (default: the project's config/methods.yml)",
     )
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        default=list(SEEDS),
+        metavar="N",
+        help="seeds to take means over (default: 0 1 2, those of the paper's tables)",
+    )
     return parser
 
 
@@ -49,20 +58,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     register_own_methods(args.methods_file)
     results = read_results(args.results)
-    rows = seed_means(results)
+    rows = seed_means(results, args.seeds)
     if rows.empty:
         raise InputError(f"{args.results} holds no results; run main_eval.py and process_json_outputs.py")
     for (dataset, backbone), part in rows.groupby(["dataset", "backbone"], sort=False):
         figure = draw_figure(part, f"{dataset}, {backbone}: fairness against utility (bars: 95 % intervals)")
         stem = f"fairness_{dataset}_{backbone}".replace("@", "-")
         save_both(figure, args.output_dir / stem)
-    skews = query_skews(results)
+    skews = query_skews(results, args.seeds)
     for (dataset, backbone, setting), part in skews.groupby(["dataset", "backbone", "setting"], sort=False):
         name = setting_name("retrieval", setting)
         figure = draw_grid(
             part, f"{dataset}, {backbone}: MaxSkew of each query, {setting.replace('|', ', ')}"
         )
         save_both(figure, args.output_dir / f"skew_{dataset}_{name}_{backbone}".replace("@", "-"))
+    if results["seed"].notna().any():
+        print(f"methods that are trained with seeds: means over seeds {', '.join(map(str, args.seeds))}")
+    for note in seed_notes(results, args.seeds):
+        print(f"note: {note}; --seeds chooses others", file=sys.stderr)
     return 0
 
 

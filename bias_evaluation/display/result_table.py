@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from bias_evaluation.grid.methods import SEEDS
 from safe_io.errors import InputError
 
 NEEDED = ("dataset", "task", "backbone", "method", "setting", "metric", "mean", "seed")
@@ -53,13 +55,46 @@ def read_results(path: Path) -> pd.DataFrame:
     return results
 
 
-def seed_means(results: pd.DataFrame) -> pd.DataFrame:
+def of_seeds(results: pd.DataFrame, seeds: Sequence[int] = SEEDS) -> pd.DataFrame:
+    """Choose the results that are displayed: those without a seed, and those of these seeds.
+
+    Parameters
+    ----------
+    results : pandas.DataFrame
+        All results, as `process_json_outputs.py` writes them.
+    seeds : sequence of int
+        Those of the paper by default. Tables, figures and reports all choose here.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Rows of `results`.
+    """
+    return results[results["seed"].isna() | results["seed"].isin(list(seeds))]
+
+
+def seed_notes(results: pd.DataFrame, seeds: Sequence[int] = SEEDS) -> list[str]:
+    """Name the seeds that `of_seeds` leaves out, in one line; empty if there are none."""
+    others = results[results["seed"].notna() & ~results["seed"].isin(list(seeds))]
+    if others.empty:
+        return []
+    found = ", ".join(map(str, sorted(set(others["seed"].astype(int)))))
+    methods = ", ".join(dict.fromkeys(others["method"]))
+    return [
+        f"results of further seeds ({found} of {methods}) are left out: what is shown is the mean over "
+        f"seeds {', '.join(map(str, seeds))}"
+    ]
+
+
+def seed_means(results: pd.DataFrame, seeds: Sequence[int] = SEEDS) -> pd.DataFrame:
     """Average the seeds of each result.
 
     Parameters
     ----------
     results : pandas.DataFrame
         All results, as `process_json_outputs.py` writes them.
+    seeds : sequence of int
+        As for `of_seeds`.
 
     Returns
     -------
@@ -68,18 +103,22 @@ def seed_means(results: pd.DataFrame) -> pd.DataFrame:
         half-width of the seeds' 95 % intervals.
     """
     keys = ["dataset", "backbone", "setting", "method"]
-    values = results.pivot_table(index=keys, columns="metric", values=["mean", "ci"], aggfunc="mean")
+    values = of_seeds(results, seeds).pivot_table(
+        index=keys, columns="metric", values=["mean", "ci"], aggfunc="mean"
+    )
     values.columns = [metric if kind == "mean" else f"{metric} ci" for kind, metric in values.columns]
     return values.reset_index()
 
 
-def query_skews(results: pd.DataFrame) -> pd.DataFrame:
+def query_skews(results: pd.DataFrame, seeds: Sequence[int] = SEEDS) -> pd.DataFrame:
     """Read each query's MaxSkew.
 
     Parameters
     ----------
     results : pandas.DataFrame
         All results, as `process_json_outputs.py` writes them.
+    seeds : sequence of int
+        As for `of_seeds`.
 
     Returns
     -------
@@ -90,6 +129,7 @@ def query_skews(results: pd.DataFrame) -> pd.DataFrame:
     columns = ["dataset", "backbone", "setting", "method"]
     if "by_query" not in results:
         return pd.DataFrame(columns=[*columns, "query", "skew"])
+    results = of_seeds(results, seeds)
     rows = results[(results["metric"] == "max_skew") & results["by_query"].notna()]
     listed = [
         (*key, query, skew)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bias_evaluation.display.result_table import query_skews, read_results, seed_means
+from bias_evaluation.display.result_table import query_skews, read_results, seed_means, seed_notes
 from bias_evaluation.display.suite_figures import draw_figure
-from bias_evaluation.grid.methods import in_table_order
+from bias_evaluation.grid.methods import SEEDS, in_table_order
 from bias_evaluation.results.aggregation import collect_results
 from fair_search.report.figures import display_name, plain_text, svg_uri
 from fair_search.report.page import Cell, Figure, Page, Section, Table, heat_style, number
@@ -41,7 +41,7 @@ def read_suite(path: Path) -> tuple[pd.DataFrame, list[str]]:
     results, warnings = collect_results(path) if path.is_dir() else (read_results(path), [])
     if results.empty:
         raise InputError(f"{path} holds no results; run main_eval.py")
-    return results, warnings
+    return results, [*warnings, *seed_notes(results)]
 
 
 def suite_page(results: pd.DataFrame, title: str = "") -> Page:
@@ -74,8 +74,8 @@ def suite_page(results: pd.DataFrame, title: str = "") -> Page:
         [
             f"{counts['file']} results: {counts['method']} methods, {counts['dataset']} dataset(s), "
             f"{counts['backbone']} backbone(s). Intervals (±) are 95\xa0% over folds and queries, as in the "
-            "paper; folds overlap, so they are narrower than the true uncertainty. Methods with several "
-            "seeds are means.",
+            "paper; folds overlap, so they are narrower than the true uncertainty. Methods with "
+            f"seeds are means over seeds {', '.join(map(str, SEEDS))}.",
             "KL and MaxSkew: 0 is fair. Worst group: accuracy in the worst (class × bias group). Bold: the "
             "best of a column.",
         ],

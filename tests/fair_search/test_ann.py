@@ -8,7 +8,7 @@ import torch
 
 from debiasing_methods.base import QueryGroup, Vanilla
 from debiasing_methods.projections import PrismMini
-from fair_search.ann import build_index, open_index, search_index, set_parameters
+from fair_search.ann import build_index, check_index, open_index, search_index, set_parameters
 from fair_search.audit import AuditedMethod, Groups, audit
 from fair_search.judging import AuditSettings
 from safe_io.errors import InputError
@@ -124,3 +124,37 @@ def test_ids_that_are_no_rows(world):
     index.add_with_ids(world[0].astype(np.float32), np.arange(N) + 10**6)
     with pytest.raises(InputError, match=f"but it has {N} vectors: its ids must be the rows"):
         run(world, index)
+
+
+@pytest.mark.parametrize(
+    "factory", ["Flat", "IVF16,Flat", "HNSW16", "SQ8", "PQ8x4np", "IVF16,PQ8x4np", "IDMap,Flat"]
+)
+@pytest.mark.parametrize("metric", ["METRIC_INNER_PRODUCT", "METRIC_L2"])
+def test_an_index_of_raw_or_permuted_rows_is_refused(world, factory, metric):
+    """Its garbage would be reported as the effect of approximate search."""
+    rows = world[0].astype(np.float32)
+    unit_rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def made_of(vectors):
+        index = faiss.index_factory(D, factory, getattr(faiss, metric))
+        index.train(vectors)
+        if factory.startswith("IDMap"):
+            index.add_with_ids(vectors, np.arange(N))
+        else:
+            index.add(vectors)
+        return index
+
+    check_index(made_of(unit_rows), world[0], "x.faiss")
+    permuted = made_of(unit_rows[np.random.default_rng(1).permutation(N)])
+    with pytest.raises(InputError, match=r"x\.faiss does not hold the rows of the embeddings in their order"):
+        check_index(permuted, world[0], "x.faiss")
+    with pytest.raises(InputError, match=r"x\.faiss does not hold the rows"):
+        check_index(made_of(np.roll(unit_rows, 1, axis=0)), world[0], "x.faiss")
+    if factory != "IDMap,Flat":  # whose vectors cannot be read back
+        with pytest.raises(InputError, match=r"x\.faiss holds vectors of length 3\.\d+, not of length 1"):
+            check_index(made_of(rows), world[0], "x.faiss")
+
+
+def test_equal_rows_of_an_index_are_in_any_order():
+    rows = np.tile(np.eye(D, dtype=np.float32)[:1], (300, 1))
+    check_index(build_index(rows, "Flat"), rows, "x.faiss")

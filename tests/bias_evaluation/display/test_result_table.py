@@ -7,7 +7,7 @@ import json
 import pandas as pd
 import pytest
 
-from bias_evaluation.display.result_table import query_skews, seed_means
+from bias_evaluation.display.result_table import query_skews, seed_means, seed_notes
 
 RETRIEVAL = {"dataset": "celeba", "task": "retrieval", "backbone": "ViT-L-14@336px"}
 SETTING = "query=hair|bias=gender|K=500"
@@ -41,3 +41,18 @@ def test_seeds_are_averaged(results: pd.DataFrame) -> None:
 
 def test_results_without_queries_have_no_grid(results: pd.DataFrame) -> None:
     assert query_skews(results.drop(columns="by_query")).empty
+
+
+def test_a_fourth_seed_changes_no_figure_and_is_named(results: pd.DataFrame) -> None:
+    """Figures, reports and tables are means over the same seeds."""
+    by_query = json.dumps({"Blond_Hair": 9.0, "Black_Hair": 9.0})
+    fourth = pd.DataFrame([record("prism", "max_skew", 9.0, seed=3, by_query=by_query)])
+    more = pd.concat([results, fourth], ignore_index=True)
+    pd.testing.assert_frame_equal(seed_means(more), seed_means(results))
+    pd.testing.assert_frame_equal(query_skews(more), query_skews(results))
+    assert seed_notes(results) == []
+    [line] = seed_notes(more)
+    assert line == (
+        "results of further seeds (3 of prism) are left out: what is shown is the mean over seeds 0, 1, 2"
+    )
+    assert seed_means(more, (3,)).set_index("method").loc["prism", "max_skew"] == 9.0
