@@ -13,11 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
+from sklearn.preprocessing import StandardScaler
 
-from debiasing_methods.chunks import chunks
 from safe_io.errors import InputError
-
-_ROWS = 64  # sentences that are standardised together: bounds the float64 copies
 
 
 @dataclass(frozen=True)
@@ -81,54 +79,19 @@ def check_sizes(sentences: int, subjects: int, biases: int, folds: int) -> None:
 
 
 def standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Standardise features by the training part as scikit-learn's StandardScaler, less those constant there.
-
-    A constant feature is 0 after standardising, so that a probe started at 0 never gives it a weight: without
-    it the fit is the same. Rows are taken a few at a time: the scaler's float64 copies of wide features would
-    need several times their memory.
-
-    Parameters
-    ----------
-    train, test : numpy.ndarray of shape (n, p), (m, p)
-
-    Returns
-    -------
-    tuple of numpy.ndarray, (n, r), (m, r)
-        In the dtype of the features; r of the p features are left.
+    """Standardise features (n, p) and (m, p) by the training part, in their dtype.
 
     Raises
     ------
     InputError
         No feature varies.
     """
-    mean, variance = _moments(train)
-    rounding = len(train) * np.finfo(np.float64).eps  # as StandardScaler tells a constant feature from others
-    varies = np.flatnonzero(variance > rounding * variance + (rounding * mean) ** 2)
-    if not len(varies):
+    if (train == train[0]).all():
         raise InputError(
             "no feature varies over the sentences of a training part, so there is nothing to read"
         )
-    columns = slice(None) if len(varies) == len(mean) else varies
-    dtype = train.dtype
-    mean, factor = mean[varies].astype(dtype), (1 / np.sqrt(variance[varies])).astype(dtype)
-    parts = np.empty((len(train), len(varies)), dtype), np.empty((len(test), len(varies)), dtype)
-    for part, out in zip((train, test), parts, strict=True):
-        for rows in chunks(len(part), _ROWS):
-            np.subtract(part[rows, columns], mean, out=out[rows])
-            out[rows] *= factor
-    return parts
-
-
-def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance (ddof 0) of the columns, float64, in one pass; a constant column's variance is 0."""
-    shift = x[0].astype(np.float64)  # keeps the two terms of the variance small
-    total, squares = np.zeros_like(shift), np.zeros_like(shift)
-    for rows in chunks(len(x), _ROWS):
-        block = x[rows] - shift
-        total += block.sum(axis=0)
-        squares += np.einsum("ij,ij->j", block, block)
-    offset = total / len(x)
-    return shift + offset, np.maximum(squares / len(x) - offset**2, 0)
+    scaler = StandardScaler().fit(train)
+    return scaler.transform(train), scaler.transform(test)
 
 
 def fit_probe(features: np.ndarray, codes: np.ndarray, settings: ProbeSettings) -> LogisticRegression:
@@ -154,9 +117,8 @@ def run_fold(
     """
     features, test_features = standardise(train[0], test[0])
     subject, direct = (fit_probe(features, codes, settings) for codes in train[1:])
-    values, test_values = standardise(
-        *(subject.decision_function(part).reshape(len(part), -1) for part in (features, test_features))
-    )
+    decisions = (subject.decision_function(part) for part in (features, test_features))
+    values, test_values = standardise(*(d.reshape(len(d), -1).astype(np.float64) for d in decisions))
     leak = fit_probe(values, train[2], settings)
     return FoldResult(
         subject=float(subject.score(test_features, test[1])),
