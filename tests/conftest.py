@@ -45,6 +45,22 @@ def pytest_configure(config: pytest.Config) -> None:
         OPTIONS.update({name: dict(method.options) for name, method in methods.items()})
 
 
+def _oracle_folder() -> Path:
+    return Path(os.environ.get("SEM_ORACLE_DIR", ROOT / ".." / "shared")).resolve()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say once, where it is seen, that the large oracle is not there."""
+    skipped = [r for r in terminalreporter.stats.get("skipped", ()) if "no oracle data" in str(r.longrepr)]
+    if skipped:
+        terminalreporter.write_line(
+            f"NOTE: {len(skipped)} tests compare with the large oracle, which is not here; SEM_ORACLE_DIR is "
+            f"its folder (see benchmarks/small_oracle.py). The small oracle in tests/oracle needs nothing.",
+            yellow=True,
+            bold=True,
+        )
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> Iterator[None]:
     """Keep tiny products on one thread: on a busy machine more threads make them ten times slower."""
@@ -59,8 +75,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def oracle_dir() -> Path:
     """Folder with published results and oracle data, which the project does not ship."""
-    root = ROOT
-    folder = Path(os.environ.get("SEM_ORACLE_DIR", root / ".." / "shared")).resolve()
+    folder = _oracle_folder()
     if not folder.is_dir():
         pytest.skip("no oracle data: set SEM_ORACLE_DIR to the folder that holds official/ and golden/")
     return folder

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from support.oracle import Oracle, as_tensor, deviation
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from bias_evaluation.weights.read import load_prism_map, load_sae, load_zsdebias, sae_from_state_dict
-from debiasing_methods.base import DebiasingMethod, QueryGroup, ReferenceImages
 from debiasing_methods.registry import METHODS
-from debiasing_methods.sae import SparseAutoencoder
 from debiasing_methods.zsdebias import ZSDebias, noise
 
 SETTINGS = ("fairface_stereotype_race", "celeba_hair_gender", "celeba_blond_hair_gender", "waterbirds")
@@ -37,74 +35,14 @@ BOUNDS = {
 }
 ILL_DEFINED = ("fairface_stereotype_race", "bendvlm")  # 15 arbitrary directions removed: cosine 0.95
 
-# orth-cali and bendvlm have spurious prompts of their own
-SPURIOUS = {"orth-cali": "cali_spurious", "bendvlm": "bend_spurious"}
-
-
-def _tensor(a: np.ndarray) -> Tensor:
-    return torch.from_numpy(a.astype(np.int64) if a.dtype.kind in "ui" else a)
-
-
-class Oracle:
-    """One setting of the oracle: groups, reference images, weights and the published outputs."""
-
-    def __init__(self, folder: Path, setting: str, sae: SparseAutoencoder, diverse: Tensor) -> None:
-        with np.load(folder / f"{setting}.npz") as arrays:
-            self.data = {name: _tensor(arrays[name]) for name in arrays.files}
-        self.facts = json.loads((folder / f"{setting}.json").read_text(encoding="utf-8"))
-        self.sae, self.diverse = sae, diverse
-        self.groups = sorted({name.split("/")[0] for name in self.data if "/" in name})
-        self.images = normalize(self.data["images"], dim=1)
-
-    def method(self, name: str) -> DebiasingMethod:
-        cls = METHODS[name]
-        given: dict[str, Any] = {"sae": self.sae, "diverse": self.diverse} if cls.weights == "sae" else {}
-        if name == "prism":
-            given["maps"] = {q: self.data[f"{q}/prism_weight"] for q in self.groups}
-        if cls.needs_reference:
-            given["num_neighbors"] = self.facts["num_neighbors"]
-        if name == "orth-cali":
-            given["lam"] = 1000.0
-        return cls(**given)
-
-    def queries(self, name: str) -> list[QueryGroup]:
-        return [self._group(q, SPURIOUS.get(name, "spurious")) for q in self.groups]
-
-    def _group(self, q: str, spurious: str) -> QueryGroup:
-        return QueryGroup(
-            queries=self.data[f"{q}/query"],
-            name=q,
-            spurious=self.data[f"{q}/{spurious}"],
-            candidates=self.data[f"{q}/candidates"],
-            candidate_pairs=self.data.get(f"{q}/candidate_pairs"),
-            augmentations=self.data[f"{q}/bend_augmentations"],
-            harmful=self.data[f"{q}/harmful"],
-            helpful=self.data[f"{q}/helpful"],
-            paraphrases=tuple(self.data[f"{q}/paraphrases"]),
-            bias_prompts=tuple(self.data[f"{q}/bias_prompts"]),
-        )
-
-    def reference(self) -> ReferenceImages:
-        labels = self.data["bias_label"]
-        classes = tuple(str(code) for code in range(int(labels.max()) + 1))
-        return ReferenceImages(self.images, labels, classes, self.data["train_indices"])
-
-    def published(self, name: str, kind: str) -> list[Tensor]:
-        return [self.data[f"{q}/out/{name.replace('-', '_')}/{kind}"] for q in self.groups]
-
 
 @pytest.fixture(scope="session")
 def oracles(oracle_dir: Path) -> dict[str, Oracle]:
     folder = oracle_dir / "golden"
     with np.load(folder / "common.npz") as common:
-        weights = {name[4:]: _tensor(common[name]) for name in common.files if name.startswith("sae/")}
-        sae, diverse = sae_from_state_dict(weights, "common.npz"), _tensor(common["diverse"])
-    return {setting: Oracle(folder, setting, sae, diverse) for setting in SETTINGS}
-
-
-def _deviation(got: Tensor, expected: Tensor) -> float:
-    assert got.shape == expected.shape
-    return float((got - expected).abs().max() / expected.abs().max())
+        weights = {name[4:]: as_tensor(common[name]) for name in common.files if name.startswith("sae/")}
+        sae, diverse = sae_from_state_dict(weights, "common.npz"), as_tensor(common["diverse"])
+    return {setting: Oracle(folder / f"{setting}.npz", sae, diverse) for setting in SETTINGS}
 
 
 @pytest.mark.parametrize(("setting", "name"), ON_TEXT)
@@ -118,7 +56,7 @@ def test_text_is_the_published_text(setting, name, oracles):
         if (setting, name) == ILL_DEFINED:
             assert float((normalize(got, dim=1) * normalize(expected, dim=1)).sum(dim=1).min()) >= 0.95
         else:
-            assert _deviation(got, expected) <= BOUNDS.get((setting, name), BOUND)
+            assert deviation(got, expected) <= BOUNDS.get((setting, name), BOUND)
 
 
 @pytest.mark.parametrize(("setting", "name"), ON_IMAGES)
@@ -130,7 +68,7 @@ def test_images_and_their_scores_are_the_published_ones(setting, name, oracles):
     scores = transform.scores(oracle.images[rows], text).split([len(t) for t in text], dim=1)
     bound = BOUNDS.get((setting, name), BOUND)
     for g, (expected, queries) in enumerate(zip(published, text, strict=True)):
-        assert _deviation(transform.apply(oracle.images[rows], g), expected) <= bound
+        assert deviation(transform.apply(oracle.images[rows], g), expected) <= bound
         cosines = normalize(expected, dim=1) @ normalize(queries, dim=1).T
         assert float((scores[g] - cosines).abs().max()) <= bound
 
@@ -175,15 +113,15 @@ def test_zsdebias_is_the_published_architecture(model, setting, oracle_dir, orac
     images, groups = oracle.data["images"], oracle.queries("zsdebias")
 
     mean, log_variance = encoder(images).chunk(2, dim=1)
-    deviation = torch.exp(0.5 * log_variance)
+    spread = torch.exp(0.5 * log_variance)
     prepared = method.prepare_images(images)
-    assert _deviation(prepared, torch.cat([mean[:, :256], deviation[:, :256]], dim=1)) <= BOUND
+    assert deviation(prepared, torch.cat([mean[:, :256], spread[:, :256]], dim=1)) <= BOUND
 
     draws = noise(5, 2, 0, len(images), 512)
-    z = torch.cat([mean[:, :256] + deviation[:, :256] * draws[:, :256], draws[:, 256:]], dim=1)
+    z = torch.cat([mean[:, :256] + spread[:, :256] * draws[:, :256], draws[:, 256:]], dim=1)
     expected = normalize(decoder(z), dim=1)
     transform = method.image_transform(groups, fold=2)
-    assert _deviation(transform.apply(prepared), expected) <= BOUND
+    assert deviation(transform.apply(prepared), expected) <= BOUND
     text = method.debias_text(groups)
     assert all(torch.equal(t, normalize(group.queries, dim=1)) for t, group in zip(text, groups, strict=True))
     assert float((transform.scores(prepared, text) - expected @ torch.cat(text).T).abs().max()) <= BOUND
