@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from bias_evaluation.datasets.folder import check_images
+from bias_evaluation.datasets.folder import check_images, read_manifest
+from bias_evaluation.datasets.rgb import Reading
 from bias_evaluation.embedding.identity import check_made_by
 from bias_evaluation.embedding.text_store import TextStore
 from fair_search.ann import build_index, check_index, open_index, set_parameters
@@ -233,7 +234,9 @@ def _pictures(args: argparse.Namespace, metadata: pd.DataFrame) -> Pictures:
     paths = None
     if args.images:
         paths = _Paths(args.images, take_column(metadata, args.path_column, args.metadata))
-    return Pictures(paths, tuple(args.show), tuple(args.show_methods), args.thumbnails)
+    reading = read_manifest(args.embeddings).get("reading")
+    known = {key: bool(reading.get(key)) for key in Reading._fields} if isinstance(reading, dict) else {}
+    return Pictures(paths, tuple(args.show), tuple(args.show_methods), args.thumbnails, Reading(**known))
 
 
 class _Names:

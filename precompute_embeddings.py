@@ -12,6 +12,7 @@ import pandas as pd
 from bias_evaluation.datasets.folder import read_manifest
 from bias_evaluation.datasets.image_loading import usable_cores
 from bias_evaluation.datasets.metadata import METADATA, build_metadata
+from bias_evaluation.datasets.rgb import Reading
 from bias_evaluation.datasets.webdataset import build_tar_metadata
 from bias_evaluation.embedding.encoder import PRECISIONS, Encoder, check_device
 from bias_evaluation.embedding.engines import add_engine_options, check_engine_options
@@ -81,6 +82,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--skip-unreadable", action="store_true", help="leave rows of unreadable images out, and record them"
     )
+    parser.add_argument(
+        "--upright",
+        action="store_true",
+        help="turn images as their EXIF data says; CLIP's own preprocessing, the default, does not",
+    )
+    parser.add_argument(
+        "--on-white",
+        action="store_true",
+        help="lay transparent images on white; by default the colors below their transparency show",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace embeddings that are there")
     group = parser.add_argument_group("more than one process (docs/scale.md)")
     add_engine_options(group)
@@ -105,12 +116,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"--shard needs {args.dataset_path / METADATA}, the same for all: run the command once with "
             f"--metadata-only in place of --shard"
         )
+    reading = Reading(upright=args.upright, on_white=args.on_white)
     metadata = read_or_build_metadata(args)
     if args.metadata_only:
         print(f"{len(metadata)} images: {args.dataset_path / METADATA}")
         return 0
     if not args.overwrite and (
-        kept := find_embeddings(backbone, args.dataset_path, metadata, args.precision)
+        kept := find_embeddings(backbone, args.dataset_path, metadata, args.precision, reading)
     ):
         source = read_manifest(kept).get("source")
         made = f"imported from {source}" if source else "made from the same model, precision and images"
@@ -118,6 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     options = {
         "precision": args.precision,
+        "reading": reading,
         "skip_unreadable": args.skip_unreadable,
         "overwrite": args.overwrite,
     }

@@ -12,9 +12,10 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
+from functools import reduce
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from bias_evaluation.datasets.rgb import Reading, Remarks, as_rgb
 from safe_io.errors import InputError
 
 PIECE = 8  # images a worker hands over at once: 5 MB at 224 x 224 pixels
@@ -39,14 +41,26 @@ class Batch(NamedTuple):
         Those images, preprocessed, ``(n, 3, H, W)`` float32, on the device; None if there is none.
     unreadable : list of tuple of int and str
         Row and reason of each image that cannot be read.
+    remarks : Remarks
+        How many of the readable images hold what CLIP's preprocessing ignores.
     """
 
     rows: list[int]
     images: Tensor | None
     unreadable: list[tuple[int, str]]
+    remarks: Remarks = Remarks()
 
 
-class ImageRows(Dataset[tuple[int, Tensor | None, str]]):
+class Loaded(NamedTuple):
+    """An image, preprocessed, ``(3, H, W)``; or None, and what went wrong."""
+
+    row: int
+    image: Tensor | None
+    why: str
+    remarks: Remarks = Remarks()
+
+
+class ImageRows(Dataset[Loaded]):
     """Preprocessed images by row; an unreadable one is reported, not raised, so that all are found.
 
     Parameters
@@ -57,28 +71,37 @@ class ImageRows(Dataset[tuple[int, Tensor | None, str]]):
         Image paths relative to it, row by row.
     preprocess : callable
         PIL image → tensor.
+    reading : Reading, optional
+        How pictures are read; as CLIP's preprocessing by default.
     """
 
-    def __init__(self, folder: Path, paths: Sequence[str], preprocess: Callable[..., Tensor]) -> None:
-        self.folder, self.preprocess = folder, preprocess
+    def __init__(
+        self,
+        folder: Path,
+        paths: Sequence[str],
+        preprocess: Callable[..., Tensor],
+        reading: Reading | None = None,
+    ) -> None:
+        self.folder, self.preprocess, self.reading = folder, preprocess, reading or Reading()
         self.paths: Sequence[str] | Mapping[int, str] = paths
 
     def __len__(self) -> int:
         """Count the rows."""
         return len(self.paths)
 
-    def __getitem__(self, row: int) -> tuple[int, Tensor | None, str]:
-        """Load one image: its row, the image or None, and what went wrong."""
+    def __getitem__(self, row: int) -> Loaded:
+        """Load one image."""
         from PIL import Image
 
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # warnings about odd EXIF data would break the progress bar
                 with Image.open(self.source(row)) as image:
-                    return row, self.preprocess(image.convert("RGB")), ""
+                    picture, remarks = as_rgb(image, self.reading)
+                    return Loaded(row, self.preprocess(picture), "", remarks)
         except Exception as error:  # decoders raise many kinds for damaged images
             path = self.folder / self.paths[row]  # which is recorded, and may be moved
-            return row, None, f"{type(error).__name__}: {error}".replace(str(path), self.paths[row])
+            return Loaded(row, None, f"{type(error).__name__}: {error}".replace(str(path), self.paths[row]))
 
     def source(self, row: int) -> Path | BinaryIO:
         """Give what Pillow reads an image from: its file, or its bytes."""
@@ -96,13 +119,18 @@ class ImageRows(Dataset[tuple[int, Tensor | None, str]]):
         return str(self.folder / self.paths[row])
 
 
-def _collate(items: list[tuple[int, Tensor | None, str]]) -> Batch:
-    images = [image for _, image, _ in items if image is not None]
+def _collate(items: list[Loaded]) -> Batch:
+    images = [item.image for item in items if item.image is not None]
     return Batch(
-        [row for row, image, _ in items if image is not None],
+        [item.row for item in items if item.image is not None],
         torch.stack(images) if images else None,
-        [(row, why) for row, image, why in items if image is None],
+        [(item.row, item.why) for item in items if item.image is None],
+        _sum(item.remarks for item in items),
     )
+
+
+def _sum(remarks: Iterable[Remarks]) -> Remarks:
+    return reduce(Remarks.plus, remarks, Remarks())
 
 
 def read_batch(dataset: ImageRows, rows: range) -> Batch:
@@ -117,6 +145,7 @@ def _join(pieces: Sequence[Batch], device: str) -> Batch:
         [row for piece in pieces for row in piece.rows],
         torch.cat(images) if images else None,
         [entry for piece in pieces for entry in piece.unreadable],
+        _sum(piece.remarks for piece in pieces),
     )
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 from torch import Tensor
 
 from bias_evaluation.datasets.image_loading import ImageRows
+from bias_evaluation.datasets.rgb import Reading
 from safe_io.documents import Section
 from safe_io.files import read_json
 
@@ -38,6 +39,8 @@ class TarRows(ImageRows):
         One row an image, with `file_path` and the columns `TAR_COLUMNS`.
     preprocess : callable
         PIL image → tensor.
+    reading : Reading, optional
+        As for `ImageRows`.
 
     Raises
     ------
@@ -45,8 +48,14 @@ class TarRows(ImageRows):
         The folder does not say where the tar files are.
     """
 
-    def __init__(self, folder: Path, metadata: pd.DataFrame, preprocess: Callable[..., Tensor]) -> None:
-        super().__init__(folder, metadata["file_path"].astype(str).tolist(), preprocess)
+    def __init__(
+        self,
+        folder: Path,
+        metadata: pd.DataFrame,
+        preprocess: Callable[..., Tensor],
+        reading: Reading | None = None,
+    ) -> None:
+        super().__init__(folder, metadata["file_path"].astype(str).tolist(), preprocess, reading)
         path = folder / SOURCE
         self._tar_folder = Path(Section(read_json(path, "list of tar files"), str(path)).take("folder", str))
         self._places = metadata[list(TAR_COLUMNS)].reset_index(drop=True)

@@ -33,6 +33,7 @@ from bias_evaluation.datasets.image_loading import (
     read_batches,
 )
 from bias_evaluation.datasets.metadata import METADATA, SKIPPED, write_metadata
+from bias_evaluation.datasets.rgb import Reading, Remarks
 from bias_evaluation.datasets.tar_images import TarRows, in_tars
 from bias_evaluation.embedding.encoder import Encoder
 from bias_evaluation.embedding.engines import Part
@@ -61,11 +62,14 @@ class Embedded(NamedTuple):
         Theirs, raw, in the stored dtype.
     unreadable : list of tuple of int and str
         Row and reason of each image that cannot be read.
+    remarks : Remarks
+        How many of the readable images hold what CLIP's preprocessing ignores.
     """
 
     rows: list[int]
     embeddings: np.ndarray
     unreadable: Unreadable
+    remarks: Remarks = Remarks()
 
 
 # Images, the rows of each batch and the stored dtype → the batches, computed, in whatever order.
@@ -80,6 +84,7 @@ def embed_dataset(
     batch_size: int,
     workers: int,
     precision: str = "fp32",
+    reading: Reading | None = None,
     skip_unreadable: bool = False,
     overwrite: bool = False,
     progress: bool = True,
@@ -103,6 +108,8 @@ def embed_dataset(
         Processes that decode images; 0 decodes in this one.
     precision : str
         'fp32' stores float32, the others float16.
+    reading : Reading, optional
+        How pictures are read; as CLIP's preprocessing by default.
     skip_unreadable : bool
         Drop unreadable images from metadata and embeddings alike, instead of an error.
     overwrite : bool
@@ -126,9 +133,9 @@ def embed_dataset(
         there already, an embedding is not finite, a decoding process was ended from outside, or another
         process is making the same file.
     """
-    if not overwrite and (done := find_embeddings(encoder.backbone, folder, metadata, precision)):
+    if not overwrite and (done := find_embeddings(encoder.backbone, folder, metadata, precision, reading)):
         return done
-    run = _Run(encoder.backbone, folder, metadata, precision)
+    run = _Run(encoder.backbone, folder, metadata, precision, reading)
     with nullcontext() if part else exclusive(run.target):  # parts are written by many
         if part is None and run.finish_killed():
             return run.target
@@ -149,6 +156,7 @@ def join_dataset(
     metadata: pd.DataFrame,
     *,
     precision: str = "fp32",
+    reading: Reading | None = None,
     skip_unreadable: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -159,9 +167,9 @@ def join_dataset(
     InputError
         A shard is missing, damaged, doubled, or of another run (all are kept), or images are unreadable.
     """
-    if not overwrite and (done := find_embeddings(backbone, folder, metadata, precision)):
+    if not overwrite and (done := find_embeddings(backbone, folder, metadata, precision, reading)):
         return done
-    run = _Run(backbone, folder, metadata, precision)
+    run = _Run(backbone, folder, metadata, precision, reading)
     with exclusive(run.target):
         return run.target if run.finish_killed() else run.finish(run.shards(shared=True), skip_unreadable)
 
@@ -169,10 +177,18 @@ def join_dataset(
 class _Run:
     """What the embeddings of a dataset are made from, and how shards become the final file."""
 
-    def __init__(self, backbone: Backbone, folder: Path, metadata: pd.DataFrame, precision: str) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        folder: Path,
+        metadata: pd.DataFrame,
+        precision: str,
+        reading: Reading | None,
+    ) -> None:
         self._backbone, self._folder, self._metadata, self._precision = backbone, folder, metadata, precision
+        self._reading = reading or Reading()
         self._paths = _image_paths(folder, metadata)
-        self._identity = _identity(backbone, precision, self._paths)
+        self._identity = _identity(backbone, precision, self._paths, self._reading)
         self.target = folder / embeddings_name(backbone.name)
 
     def shards(self, *, shared: bool) -> Shards:
@@ -184,8 +200,8 @@ class _Run:
     def images(self, preprocess: Callable) -> ImageRows:
         """Open the images, files of the folder or members of tar files."""
         if in_tars(self._metadata):
-            return TarRows(self._folder, self._metadata, preprocess)
-        return ImageRows(self._folder, self._paths, preprocess)
+            return TarRows(self._folder, self._metadata, preprocess, self._reading)
+        return ImageRows(self._folder, self._paths, preprocess, self._reading)
 
     def finish(self, shards: Shards, skip_unreadable: bool) -> Path:
         """Check the shards, join the rows that are to be kept, and put the file in its place."""
@@ -202,6 +218,7 @@ class _Run:
             path.unlink(missing_ok=True)
         facts = {"digest": digest, "images": images_digest(self._metadata[keep])}
         facts["model"] = model_facts(self._backbone)
+        facts["reading"] = self._reading._asdict()
         write_json(manifest_path(target), {**facts, "precision": self._precision, **versions()})
         if bad:
             _drop_rows(folder, self._metadata, keep, bad)
@@ -224,7 +241,11 @@ class _Run:
 
 
 def find_embeddings(
-    backbone: Backbone, folder: Path, metadata: pd.DataFrame, precision: str = "fp32"
+    backbone: Backbone,
+    folder: Path,
+    metadata: pd.DataFrame,
+    precision: str = "fp32",
+    reading: Reading | None = None,
 ) -> Path | None:
     """Look for a dataset's embeddings, which need the backbone's checkpoint but not the model itself.
 
@@ -237,6 +258,8 @@ def find_embeddings(
         One row an image.
     precision : str
         'fp32', 'fp16' or 'bf16'.
+    reading : Reading, optional
+        How pictures are read; as CLIP's preprocessing by default.
 
     Returns
     -------
@@ -255,7 +278,9 @@ def find_embeddings(
         return None
     manifest = read_manifest(target)
     imported = manifest.get("source") == RELEASE and manifest.get("images") == images_digest(metadata)
-    if not imported and manifest.get("digest") != sha256_json(_identity(backbone, precision, paths)):
+    if not imported and manifest.get("digest") != sha256_json(
+        _identity(backbone, precision, paths, reading or Reading())
+    ):
         raise InputError(
             f"{target} exists and was not made from this model, precision and image list (or lacks its "
             f"manifest); pass --overwrite to replace it"
@@ -276,9 +301,10 @@ def _image_paths(folder: Path, metadata: pd.DataFrame) -> list[str]:
     return metadata["file_path"].astype(str).tolist()
 
 
-def _identity(backbone: Backbone, precision: str, paths: list[str]) -> dict[str, object]:
+def _identity(backbone: Backbone, precision: str, paths: list[str], reading: Reading) -> dict[str, object]:
     """Collect what decides the embeddings."""
-    return {"model": image_digest(backbone), "precision": precision, "images": paths}
+    special = {"reading": reading._asdict()} if any(reading) else {}
+    return {"model": image_digest(backbone), "precision": precision, "images": paths, **special}
 
 
 # --- computing --------------------------------------------------------------------------------------------
@@ -317,8 +343,10 @@ def _embed_shards(
         bar_format=_BAR,
         disable=not progress,
     )
+    remarks = Remarks()
     with bar, closing(stream(images, batches, shards.dtype)) as computed:
         for batch in computed:
+            remarks = remarks.plus(batch.remarks)
             first = batch.rows[0] if batch.rows else batch.unreadable[0][0]
             rows = of_start[first - first % shards.shard_rows]
             own = open_shards.setdefault(rows, [])
@@ -326,6 +354,18 @@ def _embed_shards(
             bar.update(len(batch.rows) + len(batch.unreadable))
             if len(own) == math.ceil(len(rows) / batch_size):
                 _write_shard(shards, rows, open_shards.pop(rows))
+    _say_remarks(remarks, images.reading)
+
+
+def _say_remarks(remarks: Remarks, reading: Reading) -> None:
+    """Count, in one line, the images of this run that show something else than viewers show."""
+    said = []
+    if remarks.turned and not reading.upright:
+        said.append(f"{remarks.turned} are not turned as their EXIF data says (--upright turns them)")
+    if remarks.transparent and not reading.on_white:
+        said.append(f"of {remarks.transparent} colors below transparency show (--on-white covers them)")
+    if said:
+        print(f"note: as CLIP's preprocessing reads images, {' and '.join(said)}", file=sys.stderr)
 
 
 def _write_shard(shards: Shards, rows: range, batches: Sequence[Embedded]) -> None:
@@ -355,7 +395,7 @@ def encode_batch(encoder: Encoder, batch: Batch, name: Callable[[int], str], dty
         name=lambda i: name(batch.rows[i]),
         advice="check the backbone's weights, or pass --precision fp32",
     )
-    return Embedded(batch.rows, stored, batch.unreadable)
+    return Embedded(batch.rows, stored, batch.unreadable, batch.remarks)
 
 
 # --- unreadable images ------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from bias_evaluation.datasets.rgb import Reading
 from fair_search.audit import Audit
 
 SHOWN_IMAGES = 20
@@ -28,12 +29,15 @@ class Pictures:
         Which methods; empty: the first, and the one with the lowest mean MaxSkew.
     count : int
         How many images.
+    reading : Reading
+        How the images were read when they were embedded.
     """
 
     paths: Sequence[Path] | None = None
     queries: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     count: int = SHOWN_IMAGES
+    reading: Reading = field(default_factory=Reading)
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,7 +47,7 @@ def _sheet(report: AuditReport, query: str, method: str, count: int) -> Sheet:
     for rank, (row, code) in enumerate(zip(rows, codes, strict=True), start=1):
         source = ""
         if pictures.paths is not None:
-            source = thumbnail(Path(pictures.paths[row]))
+            source = thumbnail(Path(pictures.paths[row]), pictures.reading)
             if not source:
                 report.unreadable.append(str(pictures.paths[row]))
         group, name = audit.groups.classes[code], report.names[row]
