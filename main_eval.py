@@ -18,9 +18,11 @@ from bias_evaluation.grid.configs import DatasetConfig
 from bias_evaluation.grid.flat_configs import load_configs
 from bias_evaluation.grid.plan import ResultKey, RunOptions, Selection, State, check_selection, plan
 from bias_evaluation.results.records import differences, write_records
+from bias_evaluation.scoring.reranking import LABELS
 from bias_evaluation.suite.evaluate import batches, evaluate
 from bias_evaluation.suite.inputs import SharedCache
 from bias_evaluation.suite.workspace import Workspace
+from debiasing_methods.reranking import ALGORITHMS
 from safe_io.errors import InputError, run_main
 from safe_io.locks import claim, remove_abandoned
 from safe_io.notices import warnings_as_lines
@@ -59,7 +61,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--settings", nargs="+", metavar="S", help="only these task settings")
     add("--backbones", nargs="+", metavar="B", help="only these backbones")
-    add("--methods", nargs="+", metavar="M", help="only these methods, by result name (sem-bi, orth-proj, …)")
+    add(
+        "--methods",
+        nargs="+",
+        metavar="M",
+        help="only these methods, by result name (sem-bi, orth-proj, …); "
+        f"with +{', +'.join(ALGORITHMS)} their retrieved images are re-ranked (sem-bi+detcons)",
+    )
     add(
         "--seeds",
         nargs="+",
@@ -79,6 +87,20 @@ def build_parser() -> argparse.ArgumentParser:
         help="npz that supplies text embeddings (no model is loaded)",
     )
     add("--retrieval-k", type=int, metavar="K", help="number of retrieved images (default: the config's)")
+    add(
+        "--rerank-labels",
+        choices=LABELS,
+        default="given",
+        help="labels that re-ranking sees: given (default), or predicted zero-shot from the images",
+    )
+    add(
+        "--rerank-shares",
+        nargs="+",
+        default=["data"],
+        metavar="SHARE",
+        help="shares that re-ranking aims at: data (default: those of each fold's labels), uniform, or a "
+        "number for each bias class",
+    )
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default: cpu)")
     add(
         "--dry-run",
@@ -108,6 +130,8 @@ def run_options(args: argparse.Namespace, config: DatasetConfig) -> RunOptions:
         retrieval_k=config.retrieval_k if args.retrieval_k is None else args.retrieval_k,
         text_embeddings=args.text_embeddings,
         device=args.device,
+        rerank_labels=args.rerank_labels,
+        rerank_shares=tuple(args.rerank_shares),
     )
 
 
@@ -151,7 +175,10 @@ def places(keys: Iterable[ResultKey]) -> list[tuple[str, str]]:
 def check_plan(planned: Sequence[tuple[DatasetConfig, ResultKey]], text_embeddings: Path | None) -> None:
     """Raise where there is nothing to do, or what there is does not go together."""
     if not planned:
-        raise InputError("the selectors leave no result: no config has all that they name together")
+        raise InputError(
+            "the selectors leave no result: no config has all that they name together (re-ranking is for "
+            "retrieval)"
+        )
     backbones = dict.fromkeys(key.backbone.name for _, key in planned)
     if text_embeddings and len(backbones) > 1:
         raise InputError(

@@ -14,6 +14,7 @@ GROUPS: Mapping[str, str] = {
     "bias-prompts": "Bias prompts only",
     "both-prompts": "Bias prompts + input-specific prompts",
     "labelled-images": "Bias prompts + input-specific prompts + labelled images",
+    "after-ranking": "After ranking",
 }
 """Groups of the tables' rows, by what a method needs beside the query: key → title, in the tables' order."""
 

@@ -11,9 +11,8 @@ from typing import Any
 import pandas as pd
 
 from bias_evaluation.display.result_table import NEEDED, of_seeds, seed_notes
-from bias_evaluation.grid.methods import SEEDS, find_method
+from bias_evaluation.grid.methods import SEEDS, ResultMethod, find_result_method
 from bias_evaluation.results.aggregation import ResultName, backbone_stem, retrieval_k, setting_name
-from debiasing_methods.base import DebiasingMethod
 from debiasing_methods.registry import METHODS
 from safe_io.documents import Section, read_yaml, unknown
 from safe_io.errors import InputError
@@ -90,7 +89,7 @@ class Description:
         Caption.
     columns : tuple of Column
         Columns from left to right.
-    methods : tuple of type
+    methods : tuple of ResultMethod
         Rows from top to bottom.
     seeds : tuple of int
         Seeds that a seeded method's cell is the mean of.
@@ -101,7 +100,7 @@ class Description:
     name: str
     title: str
     columns: tuple[Column, ...]
-    methods: tuple[type[DebiasingMethod], ...]
+    methods: tuple[ResultMethod, ...]
     seeds: tuple[int, ...]
     retrieval_k: int | None = None
 
@@ -228,9 +227,9 @@ def _labelled_choice(section: Section) -> dict[str, Any]:
     return {**fixed, "label": label}
 
 
-def _methods(section: Section) -> Iterator[type[DebiasingMethod]]:
+def _methods(section: Section) -> Iterator[ResultMethod]:
     for name in section.strings("methods", tuple(METHODS)):
-        yield find_method(name, section.where)
+        yield find_result_method(name, section.where)
 
 
 def _seeds(section: Section) -> tuple[int, ...]:
@@ -285,13 +284,13 @@ def _index(results: pd.DataFrame) -> dict[_ResultKey, float]:
     return means
 
 
-def _needed(column: Column, method: type[DebiasingMethod], seeds: tuple[int, ...]) -> list[ResultName]:
+def _needed(column: Column, method: ResultMethod, seeds: tuple[int, ...]) -> list[ResultName]:
     return [column.result(method.name, seed) for seed in (seeds if method.seeded else (None,))]
 
 
 def _cell(
     column: Column,
-    method: type[DebiasingMethod],
+    method: ResultMethod,
     description: Description,
     means: Mapping[_ResultKey, float],
 ) -> float | None:

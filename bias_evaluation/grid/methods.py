@@ -7,10 +7,15 @@ from typing import NamedTuple
 
 from debiasing_methods.base import DebiasingMethod
 from debiasing_methods.registry import GROUPS, METHODS
+from debiasing_methods.reranking import ALGORITHMS, DISPLAY_NAMES
 from safe_io.documents import unknown
+from safe_io.errors import InputError
 
 SEEDS: tuple[int, ...] = (0, 1, 2)
 """Seeds of the seeded methods in the paper's suite."""
+
+RERANKED = "after-ranking"
+"""Key of `GROUPS` of the results whose rankings are re-ranked."""
 
 
 class PublishedName(NamedTuple):
@@ -61,18 +66,73 @@ def find_method(name: str, where: str = "") -> type[DebiasingMethod]:
     return METHODS[name]
 
 
+class ResultMethod(NamedTuple):
+    """What tables say of a result name: a method, or a method whose rankings are re-ranked.
+
+    Attributes
+    ----------
+    name, display_name : str
+        Result name, such as ``sem-bi+detcons``; name in tables and figures.
+    group : str
+        Key of `GROUPS`.
+    seeded : bool
+        Whether there is one result for each of several seeds.
+    """
+
+    name: str
+    display_name: str
+    group: str
+    seeded: bool
+
+
+def split_reranked(name: str) -> tuple[str, str | None]:
+    """Split a result name at its ``+``: the method, and how its rankings are re-ranked, if they are."""
+    method, plus, algorithm = name.partition("+")
+    return method, algorithm if plus else None
+
+
+def find_result_method(name: str, where: str = "") -> ResultMethod:
+    """Describe a result name that a user gave; raises as `find_method` does."""
+    method, algorithm = split_reranked(name)
+    cls = find_method(method, where)
+    if algorithm is None:
+        return ResultMethod(name, cls.display_name, cls.group, cls.seeded)
+    if algorithm not in ALGORITHMS:
+        raise unknown("re-ranking", algorithm, list(ALGORITHMS), where)
+    return ResultMethod(name, f"{cls.display_name} + {DISPLAY_NAMES[algorithm]}", RERANKED, cls.seeded)
+
+
+def _described(name: str) -> ResultMethod | None:
+    try:
+        return find_result_method(name)
+    except InputError:
+        return None
+
+
 def display_name(method: str) -> str:
     """Return the name of a method in tables and figures; of an unregistered one, its result name."""
-    return METHODS[method].display_name if method in METHODS else method
+    found = _described(method)
+    return found.display_name if found else method
 
 
 def group_index(method: str) -> int:
     """Return the place of a method's group among `GROUPS`; an unregistered method comes after all."""
-    return list(GROUPS).index(METHODS[method].group) if method in METHODS else len(GROUPS)
+    found = _described(method)
+    return list(GROUPS).index(found.group) if found else len(GROUPS)
 
 
 def in_table_order(methods: Iterable[str]) -> list[str]:
-    """Sort result names as tables do: registered ones first, each name once."""
+    """Sort result names as tables do: registered ones, re-ranked ones, others; each name once."""
     known = list(METHODS)
-    found = dict.fromkeys(methods)
-    return sorted(found, key=lambda name: known.index(name) if name in METHODS else len(known))
+
+    def place(name: str) -> tuple[int, int, int]:
+        if _described(name) is None:
+            return 2, 0, 0
+        method, algorithm = split_reranked(name)
+        return (
+            (1, known.index(method), ALGORITHMS.index(algorithm))
+            if algorithm
+            else (0, known.index(method), 0)
+        )
+
+    return sorted(dict.fromkeys(methods), key=place)

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from bias_evaluation.grid.configs import Backbone, DatasetConfig, MethodConfig, Setting
+from bias_evaluation.grid.methods import split_reranked
 from debiasing_methods.registry import get_method
+from debiasing_methods.reranking import ALGORITHMS
 from safe_io.documents import unknown
 from safe_io.errors import InputError
 
@@ -35,6 +37,10 @@ class RunOptions:
         File that supplies all text embeddings.
     device : str
         'cpu' or 'cuda'.
+    rerank_labels : str
+        Which labels re-ranking sees: 'given', or 'predicted' from the images by zero-shot classification.
+    rerank_shares : tuple of str
+        Shares that re-ranking aims at: ('data',), ('uniform',), or a number for each bias class.
     """
 
     data_root: Path
@@ -43,23 +49,34 @@ class RunOptions:
     retrieval_k: int
     text_embeddings: Path | None = None
     device: str = "cpu"
+    rerank_labels: str = "given"
+    rerank_shares: tuple[str, ...] = ("data",)
 
 
 @dataclass(frozen=True)
 class ResultKey:
-    """One result of the grid: a setting of a dataset, a backbone, a method and, if trained, its seed."""
+    """One result of the grid: a setting of a dataset, a backbone, a method and, if trained, its seed.
+
+    `rerank` names the algorithm that re-ranks the method's retrieved images, if one does.
+    """
 
     dataset: str
     setting: Setting
     backbone: Backbone
     method: MethodConfig
     seed: int | None
+    rerank: str | None = None
+
+    @property
+    def result_name(self) -> str:
+        """The method's name and, after ``+``, that of the re-ranking."""
+        return f"{self.method.name}+{self.rerank}" if self.rerank else self.method.name
 
     @property
     def stem(self) -> str:
         """Name of the result file without its suffix."""
         seed = "" if self.seed is None else f"-seed{self.seed}"
-        return f"{self.dataset}_{self.setting.file_part}_clip-{self.backbone.stem}_{self.method.name}{seed}"
+        return f"{self.dataset}_{self.setting.file_part}_clip-{self.backbone.stem}_{self.result_name}{seed}"
 
     def path(self, output_dir: Path) -> Path:
         """Path of the result file."""
@@ -80,14 +97,24 @@ def plan(config: DatasetConfig, selection: Selection) -> list[ResultKey]:
     """List the results of a config that a selection allows, in the order of work.
 
     A name that the config does not have selects nothing; `check_selection` finds names that no config has.
+    Re-ranked results (``<method>+<algorithm>``) are in the grid if they are selected by name, for retrieval.
     """
     return [
-        ResultKey(config.dataset, setting, backbone, method, seed)
+        ResultKey(config.dataset, setting, backbone, method, seed, rerank)
         for backbone in _chosen(config.backbones, selection.backbones)
         for setting in _chosen(config.settings, selection.settings)
-        for method in _chosen(config.methods, selection.methods)
+        for method in config.methods.values()
+        for rerank in _rerankings(method.name, setting, selection.methods)
         for seed in _seeds(method.name, method.seeds, selection.seeds)
     ]
+
+
+def _rerankings(method: str, setting: Setting, names: Sequence[str] | None) -> list[str | None]:
+    """List how a method's results are wanted: as they are (None), and re-ranked."""
+    if names is None:
+        return [None]
+    wanted = [algorithm for algorithm in ALGORITHMS if f"{method}+{algorithm}" in names]
+    return [*([None] if method in names else []), *(wanted if setting.task == "retrieval" else [])]
 
 
 def _chosen(available: Mapping[str, T], names: Sequence[str] | None) -> list[T]:
@@ -111,8 +138,11 @@ def check_selection(configs: Sequence[DatasetConfig], selection: Selection) -> N
     ):
         known = list(dict.fromkeys(chain.from_iterable(available)))
         for name in names or ():
+            name, algorithm = split_reranked(name) if kind == "method" else (name, None)
             if name not in known:
                 raise unknown(kind, name, known, _some(files))
+            if algorithm is not None and algorithm not in ALGORITHMS:
+                raise unknown("re-ranking", algorithm, list(ALGORITHMS), f"--methods {name}+{algorithm}")
     if selection.seeds is not None:
         _check_seeds(configs, selection, selection.seeds)
 
@@ -125,7 +155,8 @@ def _some(paths: Iterable[Path]) -> str:
 
 def _check_seeds(configs: Sequence[DatasetConfig], selection: Selection, wanted: Sequence[int]) -> None:
     seeds: dict[str, set[int]] = {}
-    for method in chain.from_iterable(_chosen(config.methods, selection.methods) for config in configs):
+    names = None if selection.methods is None else [split_reranked(name)[0] for name in selection.methods]
+    for method in chain.from_iterable(_chosen(config.methods, names) for config in configs):
         seeds.setdefault(method.name, set()).update(method.seeds)
     for name, known in seeds.items():
         if get_method(name).seeded and known.isdisjoint(wanted):

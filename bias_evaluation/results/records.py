@@ -28,6 +28,7 @@ def make_records(
     normalize: bool,
     folds: int,
     digests: Mapping[str, str],
+    reranking: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Make the records of one result.
 
@@ -44,6 +45,8 @@ def make_records(
         Number of folds.
     digests : mapping
         Component → digest of what it was made from.
+    reranking : mapping, optional
+        How the lists were re-ranked and what that could not keep, if they were.
 
     Returns
     -------
@@ -54,7 +57,7 @@ def make_records(
         "dataset": key.dataset,
         "task": key.setting.task,
         "backbone": key.backbone.name,
-        "method": key.method.name,
+        "method": key.result_name,
         "normalize": normalize,
         "setting": key.setting.record_name(retrieval_k),
     }
@@ -66,7 +69,10 @@ def make_records(
         "digests": dict(digests),
         "digest": sha256_json(dict(digests)),
     }
-    return [{**common, "metric": metric, **values, **provenance} for metric, values in summary.items()]
+    return [
+        {**common, "metric": metric, **values, **(reranking or {}), **provenance}
+        for metric, values in summary.items()
+    ]
 
 
 def write_records(path: Path, records: list[dict[str, Any]]) -> None:

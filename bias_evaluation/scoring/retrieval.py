@@ -19,6 +19,7 @@ from bias_evaluation.scoring.metrics import (
     max_skew,
     summarize,
 )
+from bias_evaluation.scoring.reranking import Reranking
 from bias_evaluation.scoring.ties import Tie, TiedScoresWarning, describe_ties, figures_of_orders
 from bias_evaluation.scoring.top_k import top_k
 from safe_io.errors import InputError
@@ -41,6 +42,7 @@ def evaluate_retrieval(
     k: int,
     relevant: np.ndarray | None = None,
     where: str = "retrieval",
+    rerank: Reranking | None = None,
 ) -> dict[str, np.ndarray]:
     """Judge the retrieved images of every fold and query.
 
@@ -60,6 +62,8 @@ def evaluate_retrieval(
         Which images have a query's label.
     where : str
         Whose lists they are, for warnings.
+    rerank : Reranking, optional
+        Makes each fold's lists of K from its scores; by default they are the K best images.
 
     Returns
     -------
@@ -82,7 +86,7 @@ def evaluate_retrieval(
     check_k(k, val.shape[1])
     priors = [class_priors(bias[rows], classes, fold) for fold, rows in enumerate(val)]
     lists, ties, kept = [], [], None
-    for fold, (retrieved, tied) in enumerate(_retrieved_rows(scores, val, k)):
+    for fold, (retrieved, tied) in enumerate(_retrieved_rows(scores, val, k, rerank)):
         kept = judged_queries(scores, len(retrieved))
         lists.append(retrieved[kept])
         ties += [replace(tie, place=(fold, kept.index(*tie.place))) for tie in tied]
@@ -116,8 +120,12 @@ def judged_queries(scores: Iterable[Tensor], n_queries: int) -> list[int]:
 
 
 def _retrieved_rows(
-    scores: Iterable[Tensor], val: np.ndarray, k: int
+    scores: Iterable[Tensor], val: np.ndarray, k: int, rerank: Reranking | None
 ) -> Iterator[tuple[np.ndarray, list[Tie]]]:
+    if rerank is not None:
+        for rows, of_fold in zip(val, scores, strict=True):
+            yield rerank(of_fold, rows, k), []
+        return
     if isinstance(scores, SharedScores):
         yield from scores.top_rows(k)
         return

@@ -6,16 +6,16 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from bias_evaluation.grid.configs import Setting
 from bias_evaluation.grid.plan import ResultKey
 from bias_evaluation.results.records import make_records
 from bias_evaluation.scoring.classification import evaluate_classification, summarize_classification
 from bias_evaluation.scoring.fold_scores import NothingLeftWarning, SharedScores, fold_scores
+from bias_evaluation.scoring.reranking import Reranking
 from bias_evaluation.scoring.retrieval import evaluate_retrieval, judged_queries, summarize_retrieval
+from bias_evaluation.suite.reranking import make_reranking
 from bias_evaluation.suite.workspace import Workspace
 from debiasing_methods.base import DebiasingMethod, QueryGroup, ReferenceImages
 from debiasing_methods.registry import get_method
@@ -107,13 +107,16 @@ def _split(scores: Iterable[Tensor], groups: Sequence[Sequence[QueryGroup]]) -> 
 def _records(
     workspace: Workspace, key: ResultKey, method: DebiasingMethod, scores: Iterable[Tensor]
 ) -> list[dict[str, Any]]:
+    rerank, described = make_reranking(workspace.inputs, key) if key.rerank else (None, {})
+    summary = _summarize(workspace, key, scores, rerank)
     return make_records(
         key,
-        _summarize(workspace, key.setting, scores, workspace.inputs.codes(key.setting.bias), key.stem),
+        summary,
         retrieval_k=workspace.options.retrieval_k,
         normalize=method.normalize,
         folds=len(workspace.inputs.data.val),
         digests=workspace.states.digests(key),
+        reranking=rerank and {**rerank.report(), **described},
     )
 
 
@@ -128,9 +131,10 @@ def _warn_empty(names: Sequence[str], n: int, where: str, what: str) -> None:
 
 
 def _summarize(
-    workspace: Workspace, setting: Setting, scores: Iterable[Tensor], bias: np.ndarray, where: str
+    workspace: Workspace, key: ResultKey, scores: Iterable[Tensor], rerank: Reranking | None
 ) -> dict[str, dict[str, Any]]:
-    data = workspace.inputs.data
+    data, setting, where = workspace.inputs.data, key.setting, key.stem
+    bias = workspace.inputs.codes(setting.bias)
     if setting.task == "retrieval":
         names = [group.name for group in workspace.inputs.prompts(setting).groups]
         relevant = workspace.inputs.relevant(setting, names)
@@ -138,7 +142,7 @@ def _summarize(
         kept = [names[query] for query in judged_queries(scores, len(names))]
         lost = [name for name in names if name not in kept]
         _warn_empty(lost, len(names), where, "its figures leave them out")
-        records = evaluate_retrieval(scores, data.val, bias, setting.bias.values, k, relevant, where)
+        records = evaluate_retrieval(scores, data.val, bias, setting.bias.values, k, relevant, where, rerank)
         return summarize_retrieval(records, kept)
     if isinstance(scores, SharedScores):
         lost = [str(setting.target.values[query]) for query in scores.empty]

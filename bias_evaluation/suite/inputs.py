@@ -29,6 +29,7 @@ from bias_evaluation.prompts.setting_prompts import load_setting_prompts
 from debiasing_methods.registry import get_method
 from safe_io.digests import remembered_sha256
 from safe_io.documents import unknown
+from safe_io.errors import InputError
 from safe_io.files import sha256_json
 
 T = TypeVar("T")
@@ -163,7 +164,26 @@ class Inputs:
 
     def sentences(self, key: ResultKey) -> list[str]:
         """Every sentence that a result needs."""
-        return self.prompts(key.setting).sentences(key.method.name, get_method(key.method.name).needs)
+        found = self.prompts(key.setting).sentences(key.method.name, get_method(key.method.name).needs)
+        predicted = key.rerank and self.options.rerank_labels == "predicted"
+        return [*found, *self.label_prompts(key.setting)] if predicted else found
+
+    def label_prompts(self, setting: Setting) -> tuple[str, ...]:
+        """Return the sentences that predict bias labels: BendVLM's spurious prompts, one per class.
+
+        Raises
+        ------
+        InputError
+            The setting's prompts do not hold one for each class.
+        """
+        prompts, n = self.prompts(setting), len(setting.bias.values)
+        found = prompts.groups[0].for_method("bendvlm", frozenset({"spurious"})).spurious
+        if len(found) != n:
+            raise InputError(
+                f"{prompts.source}: predicted labels need one spurious prompt of bendvlm for each of {n} "
+                f"bias classes, but '{setting.prompts}' has {len(found)}; give labels (--rerank-labels given)"
+            )
+        return found
 
     def ensure_text(self, keys: Sequence[ResultKey]) -> None:
         """Encode all sentences of some results together."""

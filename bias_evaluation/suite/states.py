@@ -12,6 +12,7 @@ from bias_evaluation.grid.configs import option_defaults
 from bias_evaluation.grid.plan import ResultKey, State
 from bias_evaluation.results.records import REVISION, differences
 from bias_evaluation.suite.inputs import Inputs
+from bias_evaluation.suite.reranking import digest_parts
 from bias_evaluation.suite.trained_methods import TrainedMethods
 from debiasing_methods import base
 from debiasing_methods.registry import get_method
@@ -58,9 +59,12 @@ class States:
         options = option_defaults(method.name) | key.method.options_for(key.setting.bias_attribute)
         k = inputs.options.retrieval_k if key.setting.task == "retrieval" else None
         files = self.methods.files(key)
+        after = [parts] if (parts := digest_parts(inputs, key)) else []
         return {
             "revision": _revision(method),
-            "config": sha256_json([setting, key.method.name, options, key.seed, k, inputs.backbone.dim]),
+            "config": sha256_json(
+                [setting, key.method.name, options, key.seed, k, inputs.backbone.dim, *after]
+            ),
             "prompts": sha256_json(inputs.prompts(key.setting).used_by(key.method.name, method.needs)),
             "weights": inputs.digest(file.path for file in files) if files else "",
             "text": inputs.text.digest,
@@ -88,6 +92,7 @@ class States:
 
     def _missing_prompts(self, key: ResultKey) -> list[str]:
         self.inputs.prompts(key.setting).check_for(key.method.name, get_method(key.method.name).needs)
+        digest_parts(self.inputs, key)  # raises if labels are to be predicted without a prompt for each class
         return []
 
     def _missing_weights(self, key: ResultKey) -> list[str]:

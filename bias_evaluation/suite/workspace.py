@@ -12,6 +12,7 @@ from bias_evaluation.scoring.classification import check_groups
 from bias_evaluation.scoring.metrics import class_priors
 from bias_evaluation.scoring.retrieval import check_k
 from bias_evaluation.suite.inputs import Inputs, SharedCache
+from bias_evaluation.suite.reranking import check_shares
 from bias_evaluation.suite.states import States
 from bias_evaluation.suite.trained_methods import TrainedMethods
 from debiasing_methods.registry import get_method
@@ -56,6 +57,8 @@ class Workspace:
         for key in keys:
             if get_method(key.method.name).needs_reference:
                 self._check_reference(key)
+            if key.rerank:
+                check_shares(self.inputs, key)
         for setting in {key.setting.name: key.setting for key in keys}.values():
             if setting.target is None:
                 self._check_retrieval(setting)

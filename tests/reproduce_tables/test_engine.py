@@ -71,6 +71,21 @@ def results(*groups: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame([row for group in groups for row in group]).astype({"seed": "Int64"})
 
 
+def test_a_row_can_be_a_re_ranked_result(tmp_path: Path) -> None:
+    text = SMALL.replace("[vanilla, roboshot, sem-i, prism]", "[vanilla, vanilla+detcons, prism+pbm]")
+    description = load_description(describe(tmp_path, text), "small")
+    found = results(
+        rows("vanilla", 0.5, 0.6, 0.9, 0.4),
+        rows("vanilla+detcons", 0.01, 0.5, 0.9, 0.4),
+        rows("prism+pbm", 0.1, 0.5, 0.9, 0.4, seed=0),
+        rows("prism+pbm", 0.3, 0.5, 0.9, 0.4, seed=1),
+    )
+    table = fill(description, found)
+    assert [row[0] for row in table.values] == [0.5, 0.01, 0.2]
+    named = [(row.name, row.group) for row in as_grid(table).rows]
+    assert named[1:] == [("Base CLIP + DetCons", "After ranking"), ("PRISM + PBM", "After ranking")]
+
+
 @pytest.fixture
 def full() -> pd.DataFrame:
     return results(
