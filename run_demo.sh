@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# The whole pipeline on the embedded ColoredDigits, from pixels to a table; sets .venv up first.
+# The whole pipeline on the embedded world Portraits, from drawn people to a table; sets .venv up first.
 #
 #   bash run_demo.sh            runs what is not done yet
 #   bash run_demo.sh --fresh    starts over
+#   bash run_demo.sh --trainings 3  trains the model three times: means and ranges
 #   bash run_demo.sh --studies  then the two studies and the neuron report in the same world
 #   bash run_demo.sh --help     says what else there is
 set -euo pipefail

@@ -1,1 +1,1 @@
-"""ColoredDigits: a small world in which the whole pipeline runs on a laptop, offline, in minutes."""
+"""Portraits: a small world in which the whole pipeline runs on a laptop, offline, in minutes."""

@@ -1,7 +1,7 @@
-"""The whole pipeline on ColoredDigits, from pixels to a table: `python -m demo` (or `bash run_demo.sh`).
+"""The whole pipeline on Portraits, from drawn people to a table: `python -m demo` (or `bash run_demo.sh`).
 
 Each step is one of the project's ordinary commands; the demo prints it, so that it can be run alone. A step
-whose result is there keeps it, so a second run takes seconds.
+whose result exists keeps it, so a second run takes seconds.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from pathlib import Path
 from safe_io.checkout import ROOT
 from safe_io.errors import InputError, run_main
 
-BACKBONE = "tiny-RN"
-DATASET = "colored_digits"
+BACKBONES = ("tiny-RN", "tiny-RN-1", "tiny-RN-2")  # trainings of the same model, with the seeds 0, 1, and 2
+DATASET = "portraits"
+FOLDER = "Portraits"
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Size:
 
     Attributes
     ----------
-    handwritings : int or None
-        How many digits to draw; None for all.
+    limit : int or None
+        Most pictures and texts of each part; None for all.
     clip_steps, sae_epochs, zsdebias_epochs : int
         Training steps of the tiny CLIP, epochs of the SAE and, at most, of ZSDebias.
     n_latents : int
@@ -40,10 +41,10 @@ class Size:
         K of retrieval; None for the config's.
     """
 
-    handwritings: int | None = None
-    clip_steps: int = 700
-    sae_epochs: int = 25
-    n_latents: int = 512
+    limit: int | None = None
+    clip_steps: int = 1150
+    sae_epochs: int = 20
+    n_latents: int = 1024
     zsdebias_epochs: int = 150
     retrieval_k: int | None = None
 
@@ -58,8 +59,8 @@ class Step:
 
     @property
     def command(self) -> str:
-        """How a user calls it: by path, or as a module where it is one."""
-        if self.module.startswith("reproduce_tables"):
+        """How a user calls it: by path, or as a module."""
+        if self.module.startswith(("reproduce_tables", "demo")):
             return f"-m {self.module.removesuffix('.__main__')}"
         return f"{self.module.replace('.', '/')}.py"
 
@@ -74,7 +75,7 @@ class Step:
         print(f"   ({time.monotonic() - started:.1f} s)", flush=True)
 
 
-def steps(root: Path, size: Size) -> list[Step]:
+def steps(root: Path, size: Size, trainings: int = 1) -> list[Step]:
     """List the steps of the demo under a project root.
 
     Parameters
@@ -82,63 +83,81 @@ def steps(root: Path, size: Size) -> list[Step]:
     root : pathlib.Path
         Folder that holds `config/` and `demo/`; data and results go below it.
     size : Size
+    trainings : int
+        How many of `BACKBONES` to train and evaluate.
 
     Returns
     -------
     list of Step
     """
-    data, results = root / "data" / "ColoredDigits", root / "main_eval_output" / "demo"
-    config, backbones = (root / "config" / name for name in ("colored_digits.yml", "backbones.yml"))
-    embed = ("--model_id", BACKBONE, "--dataset_name", DATASET, "--batch_size", 256)
-    embed += ("--backbones-file", backbones)
-    limit = () if size.handwritings is None else ("--limit", size.handwritings)
-    k = () if size.retrieval_k is None else ("--retrieval-k", size.retrieval_k)
-    sae = root / "debiasing_methods" / "sae_weights" / "default" / f"MSAE_{BACKBONE}.pth"
-    table = results / "all_results.feather"
+    data, limit = root / "data" / FOLDER, () if size.limit is None else ("--limit", size.limit)
+    models = BACKBONES[:trainings]
     return [
-        Step("Draw the images", "demo.colored_digits", ("--output_dir", data, *limit)),
+        Step("Draw the people", "demo.portraits.__main__", ("--output_dir", data, *limit)),
+        *(step for seed, name in enumerate(models) for step in _model_steps(root, size, name, seed)),
+        *_evaluation_steps(root, size, models),
+    ]
+
+
+def _model_steps(root: Path, size: Size, backbone: str, seed: int) -> list[Step]:
+    """List what one model needs: its training, embeddings, and the weights of the methods."""
+    data, backbones = root / "data" / FOLDER, root / "config" / "backbones.yml"
+    embed = ("--model_id", backbone, "--dataset_name", DATASET, "--batch_size", 256)
+    embed += ("--backbones-file", backbones, "--dataset_path")
+    sae = root / "debiasing_methods" / "sae_weights" / "default" / f"MSAE_{backbone}.pth"
+    return [
         Step(
-            "Train the tiny CLIP", "demo.tiny_clip",
-            ("--data_dir", data, "--output", data / "tiny_clip.pt", "--steps", size.clip_steps),
+            f"Train the tiny CLIP {backbone}", "demo.tiny_clip",
+            ("--data_dir", data, "--steps", size.clip_steps, "--seed", seed),
         ),
-        Step(
-            "Embed the evaluation images", "precompute_embeddings",
-            (*embed, "--dataset_path", data),
-        ),
-        Step("Draw the folds", "generate_splits", ("--dataset_path", data)),
+        Step("Embed the evaluation pictures", "precompute_embeddings", (*embed, data)),
+        *([Step("Draw the folds", "generate_splits", ("--dataset_path", data))] if seed == 0 else []),
         Step(
             "Train the sparse autoencoder", "debiasing_methods.sae_training",
-            ("--prompts", data / "texts.txt", "--backbone", BACKBONE, "--backbones-file", backbones,
+            ("--prompts", data / "texts.txt", "--backbone", backbone, "--backbones-file", backbones,
              "--output", sae, *_sae_options(size)),
         ),
-        Step("Train PRISM", "debiasing_methods.prism_training", ("--config", config)),
         Step(
-            "Embed other images, for ZSDebias", "precompute_embeddings",
-            (*embed, "--dataset_path", data / "validation"),
+            "Train PRISM", "debiasing_methods.prism_training",
+            ("--config", root / "config" / f"{DATASET}.yml", "--CLIP_model", backbone),
         ),
+        Step("Embed other pictures, for ZSDebias", "precompute_embeddings", (*embed, data / "validation")),
         Step(
             "Train ZSDebias", "debiasing_methods.zsdebias_training",
-            ("--dataset_paths", data / "validation", "--bias_attribute", "color", "--clip_model", BACKBONE,
+            ("--dataset_paths", data / "validation", "--bias_attribute", "portrait", "--clip_model", backbone,
              "--seeds", 0, 1, 2, "--epochs", size.zsdebias_epochs, "--bs", 256, "--lr", 1e-3,
              "--backbones-file", backbones),
         ),
-        Step(
-            "Evaluate", "main_eval",
-            ("--config", config, "--output-dir", results, *k),
-        ),
-        Step(
-            "Gather the results", "process_json_outputs",
-            ("--input-dir", results, "--output-dir", results),
-        ),
-        Step(
-            "The table", "reproduce_tables.__main__",
-            ("demo", "--description", root / "demo" / "table.yml", "--results", table,
-             "--output-dir", results),
-        ),
-        Step(
-            "The figure", "reproduce_tables.figures",
-            ("--results", table, "--output-dir", results),
-        ),
+    ]  # fmt: skip
+
+
+def _sae_options(size: Size) -> tuple[object, ...]:
+    """Options chosen by the rule in docs/demo.md: cosine, no dead latents, few positive latents."""
+    levels = ("--levels", 8, 16, 32)
+    fit = ("--epochs", size.sae_epochs, "--lr", 1e-3, "--batch_size", 512, "--l1", 0.002)
+    return ("--n_latents", size.n_latents, *levels, *fit)
+
+
+def _evaluation_steps(root: Path, size: Size, models: Sequence[str]) -> list[Step]:
+    """List evaluation, table, figures, and contact sheet."""
+    results, config = root / "main_eval_output" / "demo", root / "config" / f"{DATASET}.yml"
+    table = results / "all_results.feather"
+    k = () if size.retrieval_k is None else ("--retrieval-k", size.retrieval_k)
+    over_trainings = Step(
+        "Means and ranges over the trainings", "demo.training_table",
+        ("--results", table, "--output-dir", results),
+    )  # fmt: skip
+    return [
+        Step("Evaluate", "main_eval",
+             ("--config", config, "--backbones", *models, "--output-dir", results, *k)),
+        Step("Gather the results", "process_json_outputs",
+             ("--input-dir", results, "--output-dir", results)),
+        Step("The table", "reproduce_tables.__main__",
+             ("demo", "--description", root / "demo" / "table.yml", "--results", table,
+              "--output-dir", results)),
+        *([over_trainings] if len(models) > 1 else []),
+        Step("The figures", "reproduce_tables.figures", ("--results", table, "--output-dir", results)),
+        Step("The contact sheet", "demo.contact_sheet", ("--config", config, "--output-dir", results)),
     ]  # fmt: skip
 
 
@@ -146,58 +165,46 @@ def study_steps(root: Path) -> list[Step]:
     """List the steps of the two studies and the neuron report; they follow those of `steps`."""
     config, results = root / "config" / "studies" / f"{DATASET}.yml", root / "study_output" / "demo"
     world, output = ("--config", config), ("--output-dir", results)
-    experiment = "disentanglement_study.disentanglement_experiment"
-    one = (
-        *world,
-        "--clip_model",
-        BACKBONE,
-        "--bias_attr",
-        "color",
-        "--output-dir",
-        results / "disentanglement",
+    experiment, probes = "disentanglement_study.disentanglement_experiment", results / "disentanglement"
+    roles = (
+        "--config",
+        root / "config" / f"{DATASET}.yml",
+        "--setting",
+        "role_gender",
+        "--backbone",
+        BACKBONES[0],
     )
+    attributes = [(bias, latent) for bias in ("gender", "skin") for latent in ("clip", "sae")]
     return [
-        Step("Embed the sentences of the studies", "disentanglement_study.precompute_dataset", world),
-        Step("Disentanglement of CLIP", experiment, (*one, "--latent", "clip")),
-        Step("Disentanglement of CLIP + SAE", experiment, (*one, "--latent", "sae")),
-        Step(
-            "The figure of disentanglement", "disentanglement_study.generate_disentanglement_plot",
-            ("--results", results / "disentanglement", "--output-dir", results),
-        ),
+        Step("Embed the sentences of the studies", "disentanglement_study.precompute_dataset",
+             (*world, "--backbones", BACKBONES[0])),
+        *(Step(f"Disentanglement of {bias} in {'CLIP' if latent == 'clip' else 'CLIP + SAE'}", experiment,
+               (*world, "--clip_model", BACKBONES[0], "--bias_attr", bias, "--latent", latent,
+                "--output-dir", probes))
+          for bias, latent in attributes),
+        Step("The figure of disentanglement", "disentanglement_study.generate_disentanglement_plot",
+             ("--results", probes, "--output-dir", results)),
         Step("The figure of the sentences", "qualitative_study.pca", (*world, *output)),
-        Step(
-            "Content preservation, bias neutralisation", "qualitative_study.compute_cp_and_bn",
-            (*world, *output),
-        ),
-        Step(
-            "What SEM turned down", "qualitative_study.neuron_report",
-            ("--config", root / "config" / f"{DATASET}.yml", "--setting", "stereotype_color",
-             "--backbone", BACKBONE, *output),
-        ),
+        Step("Content preservation, bias neutralization", "qualitative_study.compute_cp_and_bn",
+             (*world, *output)),
+        Step("The neurons of gender", "qualitative_study.neuron_report", (*roles, *output)),
+        Step("What SEM turns down and up", "qualitative_study.sem_ablation", (*roles, *output)),
     ]  # fmt: skip
-
-
-def _sae_options(size: Size) -> tuple[object, ...]:
-    """Options chosen on the validation part of ColoredDigits, where they matter little."""
-    levels = ("--levels", 8, 16, 32)
-    fit = ("--epochs", size.sae_epochs, "--lr", 1e-3, "--batch_size", 512)
-    return ("--n_latents", size.n_latents, *levels, *fit)
 
 
 def remove_results(root: Path) -> None:
     """Remove everything that the demo made, so that it starts over."""
-    shutil.rmtree(root / "data" / "ColoredDigits", ignore_errors=True)
+    shutil.rmtree(root / "data" / FOLDER, ignore_errors=True)
     for folder in ("main_eval_output", "study_output"):
         shutil.rmtree(root / folder / "demo", ignore_errors=True)
-    for pattern in ("data/*/CLIP_tiny-RN_*", "debiasing_methods/*_weights/default/*tiny-RN*"):
-        for path in root.glob(pattern):
-            path.unlink()
+    for path in root.glob("debiasing_methods/*_weights/default/*tiny-RN*"):
+        path.unlink()
 
 
-def run_demo(root: Path, size: Size, *, studies: bool = False) -> None:
-    """Run all steps under a project root, on request with those of the studies; what is there is kept."""
+def run_demo(root: Path, size: Size, *, trainings: int = 1, studies: bool = False) -> None:
+    """Run all steps under a project root, on request with those of the studies; finished ones are kept."""
     started = time.monotonic()
-    for step in [*steps(root, size), *(study_steps(root) if studies else ())]:
+    for step in [*steps(root, size, trainings), *(study_steps(root) if studies else ())]:
         step.run()
     seconds = time.monotonic() - started
     folders = [root / name / "demo" for name in ("main_eval_output", *(["study_output"] if studies else []))]
@@ -208,15 +215,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="bash run_demo.sh",
-        description="Run the whole pipeline on ColoredDigits: draw images, train a tiny CLIP and the "
-        "methods' weights, embed, evaluate, and print the table. Finished steps are kept.",
+        description="Run the whole pipeline on Portraits: draw people, train a tiny CLIP and the methods' "
+        "weights, embed, evaluate, and print the table. Finished steps are kept.",
     )
     parser.add_argument(
         "--fresh", action="store_true", help="remove what an earlier run made, and start over"
     )
     parser.add_argument(
+        "--trainings", type=int, choices=(1, 3), default=1,
+        help="train and evaluate the model once (the default) or with three seeds: means and ranges",
+    )  # fmt: skip
+    parser.add_argument(
         "--studies", action="store_true",
-        help="then run the studies too: disentanglement, PCA of the sentences, and what SEM turned down",
+        help="then run the studies too: disentanglement, PCA, and what SEM turned down and up",
     )  # fmt: skip
     args = parser.parse_args(argv)
     # At this size one thread is as fast as many, and the table does not depend on the number of cores. torch
@@ -226,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     root = Path() if root == Path.cwd() else root  # short paths in the commands that are printed
     if args.fresh:
         remove_results(root)
-    run_demo(root, Size(), studies=args.studies)
+    run_demo(root, Size(), trainings=args.trainings, studies=args.studies)
     return 0
 
 

@@ -1,22 +1,22 @@
-r"""Train the demo's tiny CLIP on ColoredDigits with the ordinary contrastive loss.
+r"""Train the demo's tiny CLIP on Portraits with the ordinary contrastive loss.
 
 The model is built by open_clip from ``demo/tiny_clip.json`` (a small ResNet for images, a small transformer
-for captions). The result is a plain state dict, so that anyone can use it like any other open_clip model::
+for captions). The result is a plain state dict, so it can be used like any other open_clip model::
 
     open_clip.add_model_config("demo/tiny_clip.json")
-    model = open_clip.create_model("tiny_clip", pretrained="data/ColoredDigits/tiny_clip.pt")
+    model = open_clip.create_model("tiny_clip", pretrained="data/Portraits/tiny_clip_0.pt")
 
-Training goes through the stages of ``captions.csv`` in order: first ``reading``, where colours are random and
-no caption mentions them, then ``world``, where colour and parity go together. Without the first stage the
-model finds the colours, which are easier, and never learns to read.
+Training goes through the stages of ``captions.csv`` in order: first ``reading``, where all attributes are
+independent and captions describe appearance, then the biased ``world``. Without the first stage the short
+training ends before the model can tell a woman from a man.
 
-A run that is stopped goes on from its last checkpoint and ends with the same weights. One thread by default:
-the number of threads changes the order of floating-point sums, so weights would depend on the machine; and at
-this size more threads gain little, and lose much where other programs use the cores.
+A run that is stopped continues from its last checkpoint and ends with the same weights. One thread by
+default: the number of threads changes the order of floating-point sums, so the weights would depend on the
+machine.
 
 Usage::
 
-    python demo/tiny_clip.py --data_dir data/ColoredDigits --output data/ColoredDigits/tiny_clip.pt
+    python -m demo.tiny_clip --data_dir data/Portraits --seed 0
 """
 
 from __future__ import annotations
@@ -25,30 +25,28 @@ import argparse
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-if __package__ in (None, ""):
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 import open_clip
 import pandas as pd
 import torch
-from PIL import Image
 from torch.nn import functional
 from tqdm import tqdm
 
+from demo.portraits.__main__ import READING_SHARE, STAGES
 from safe_io.errors import InputError, run_main
-from safe_io.files import load_weights, read_json, save_weights, write_text
+from safe_io.files import load_weights, read_json, save_weights, sha256_file, write_text
 
 MODEL_CONFIG = Path(__file__).with_name("tiny_clip.json")
 MODEL_NAME = MODEL_CONFIG.stem
-STAGES = ("reading", "world")
-READING_SHARE = 0.3  # of the steps
+SIDE = 32  # of what the model sees: a crop of a training picture (36 x 36), shifted at random
 WARMUP_STEPS = 30
 WEIGHT_DECAY = 0.05
 MAX_LOGIT_SCALE = math.log(100)
@@ -56,38 +54,62 @@ TOKEN_SCALE = 0.2  # standard deviation of the token embeddings at the start
 CHECKPOINT_EVERY = 100
 
 
-def load_captions(data_dir: Path) -> pd.DataFrame:
-    """Read ``captions.csv``.
+@dataclass(frozen=True)
+class TrainingPart:
+    """The pictures and captions of `demo.portraits`.
 
-    Parameters
+    Attributes
     ----------
-    data_dir : Path
-        The ColoredDigits folder.
+    pictures : torch.Tensor of uint8, shape (n, 3, 36, 36)
+    captions : list of str
+        The same number for each picture, those of one picture next to each other.
+    stages : numpy.ndarray of str, shape (n,)
+        The stage of each picture, one of `demo.portraits.__main__.STAGES`.
+    """
 
-    Returns
-    -------
-    pandas.DataFrame
-        One row a training image, with at least ``file_name``, ``caption`` and ``stage``.
+    pictures: torch.Tensor
+    captions: list[str]
+    stages: np.ndarray
+
+    @property
+    def captions_per_picture(self) -> int:
+        """How many captions each picture has."""
+        return len(self.captions) // len(self.pictures)
+
+
+def load_training_part(data_dir: Path) -> TrainingPart:
+    """Read ``train/images.npy`` and ``train/captions.csv``.
 
     Raises
     ------
     InputError
-        If the file is not there, or a stage has no images.
+        A file is missing or damaged, a stage is empty, or pictures and captions do not fit together.
     """
-    path = data_dir / "captions.csv"
-    if not path.is_file():
-        raise InputError(f"{path} not found; draw the dataset first: python demo/colored_digits.py")
-    table = pd.read_csv(path)
-    missing = set(STAGES) - set(table["stage"])
-    if missing:
-        raise InputError(f"{path} has no images of stage {', '.join(sorted(missing))}")
-    return table
-
-
-def load_images(folder: Path, names: Sequence[str]) -> torch.Tensor:
-    """Read PNG files into one uint8 tensor (n, 3, height, width)."""
-    pixels = [np.asarray(Image.open(folder / name).convert("RGB")) for name in names]
-    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+    folder = data_dir / "train"
+    again = "draw the dataset again: python -m demo.portraits --fresh"
+    try:
+        pictures = np.load(folder / "images.npy", allow_pickle=False)
+        table = pd.read_csv(folder / "captions.csv", keep_default_na=False)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{error.filename} not found; draw the dataset first: python -m demo.portraits"
+        ) from None
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{folder} is damaged ({error}); {again}") from None
+    n, owner = len(pictures), table.get("picture", pd.Series(dtype=int)).to_numpy()
+    each = len(table) // max(n, 1)
+    if (
+        not n
+        or not {"caption", "stage"} <= set(table)
+        or not np.array_equal(owner, np.repeat(np.arange(n), each))
+    ):
+        raise InputError(f"{folder}: captions.csv does not fit images.npy ({n} pictures); {again}")
+    if missing := set(STAGES) - set(table["stage"]):
+        raise InputError(
+            f"{folder / 'captions.csv'} has no pictures of stage {', '.join(sorted(missing))}; {again}"
+        )
+    images = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
+    return TrainingPart(images, table["caption"].tolist(), table["stage"].to_numpy()[::each])
 
 
 def make_normalizer(model: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -128,11 +150,25 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 
 def make_optimizer(model: torch.nn.Module) -> torch.optim.Optimizer:
-    """Make AdamW with decay on weight matrices only, as CLIP does."""
+    """Make AdamW with decay on weight matrices only, as CLIP does.
+
+    Fused, a step over the table of 49,408 tokens takes 9 ms instead of about 100.
+    """
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-6)
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-6, fused=True)
+
+
+def create_model() -> torch.nn.Module:
+    """Create the untrained model, without open_clip's warning that it has no pretrained weights."""
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        return open_clip.create_model(MODEL_NAME).to(memory_format=torch.channels_last)
+    finally:
+        logger.setLevel(level)
 
 
 def prepare_for_short_training(model: torch.nn.Module) -> None:
@@ -152,10 +188,8 @@ class Trainer:
 
     Parameters
     ----------
-    captions : pandas.DataFrame
-        The table that `load_captions` reads.
-    images : torch.Tensor of uint8, shape (n, 3, 32, 32)
-        The images of its rows.
+    part : TrainingPart
+        Pictures and captions.
     steps, batch_size : int
         Length of the training.
     lr : float
@@ -164,35 +198,40 @@ class Trainer:
         Seeds the initial weights and the batches.
     """
 
-    def __init__(
-        self,
-        captions: pd.DataFrame,
-        images: torch.Tensor,
-        *,
-        steps: int,
-        batch_size: int,
-        lr: float,
-        seed: int,
-    ) -> None:
+    def __init__(self, part: TrainingPart, *, steps: int, batch_size: int, lr: float, seed: int) -> None:
         torch.manual_seed(seed)
         open_clip.add_model_config(MODEL_CONFIG)
-        self.model = open_clip.create_model(MODEL_NAME).to(memory_format=torch.channels_last)
+        self.model = create_model()
         prepare_for_short_training(self.model)
         self.optimizer = make_optimizer(self.model)
         self.generator = torch.Generator().manual_seed(seed)
-        self.images = images
-        self.tokens = open_clip.get_tokenizer(MODEL_NAME)(captions["caption"].tolist())
-        self.rows = {s: torch.from_numpy(np.flatnonzero(captions["stage"] == s)) for s in STAGES}
+        self.part = part
+        self.tokens = open_clip.get_tokenizer(MODEL_NAME)(part.captions)
+        self.rows = {s: torch.from_numpy(np.flatnonzero(part.stages == s)) for s in STAGES}
         self.normalize = make_normalizer(self.model)
         self.steps, self.batch_size, self.lr, self.step = steps, batch_size, lr, 0
 
+    def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw pictures (batch, 3, 32, 32), shifted and perhaps mirrored together, and a caption of each."""
+        rows = self.rows["reading" if self.step < READING_SHARE * self.steps else "world"]
+        chosen = rows[self._random_integers(len(rows), self.batch_size)]
+        pictures = self.part.pictures[chosen]
+        top, left = self._random_integers(pictures.shape[-1] - SIDE + 1, 2).tolist()
+        pictures = pictures[:, :, top : top + SIDE, left : left + SIDE]
+        if self._random_integers(2, 1).item():
+            pictures = pictures.flip(3)
+        each = self.part.captions_per_picture
+        return pictures, self.tokens[chosen * each + self._random_integers(each, self.batch_size)]
+
+    def _random_integers(self, high: int, n: int) -> torch.Tensor:
+        return torch.randint(high, (n,), generator=self.generator)
+
     def train_step(self) -> float:
         """Train on one batch and return its loss."""
-        rows = self.rows["reading" if self.step < READING_SHARE * self.steps else "world"]
-        batch = rows[torch.randint(len(rows), (self.batch_size,), generator=self.generator)]
+        pictures, tokens = self.next_batch()
         self.model.train()
-        output = self.model(self.normalize(self.images[batch]), self.tokens[batch])
-        loss = contrastive_loss(*output[:3])
+        pixels = self.normalize(pictures).contiguous(memory_format=torch.channels_last)
+        loss = contrastive_loss(*self.model(pixels, tokens)[:3])
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.steps, self.lr)
         self.optimizer.zero_grad()
@@ -239,10 +278,10 @@ def reproducible(threads: int) -> Iterator[None]:
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """Collect what decides the weights: options, model config and training data."""
-    digest = hashlib.sha256(MODEL_CONFIG.read_bytes())
-    digest.update((args.data_dir / "captions.csv").read_bytes())
+    files = (MODEL_CONFIG, args.data_dir / "train" / "captions.csv", args.data_dir / "train" / "images.npy")
+    digest = hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()
     options = {name: getattr(args, name) for name in ("steps", "batch_size", "lr", "seed", "threads")}
-    return {**options, "data": digest.hexdigest()[:16]}
+    return {**options, "data": digest[:16]}
 
 
 def train(trainer: Trainer, checkpoint: Path, settings: Mapping[str, Any]) -> None:
@@ -315,26 +354,28 @@ def write_weights(model: torch.nn.Module, output: Path, settings: Mapping[str, A
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line parser."""
-    parser = argparse.ArgumentParser(description="Train the demo's tiny CLIP on ColoredDigits.")
-    parser.add_argument("--data_dir", "--data-dir", type=Path, default=Path("data/ColoredDigits"))
-    parser.add_argument("--output", type=Path, help="weights to write (default: DATA_DIR/tiny_clip.pt)")
-    parser.add_argument("--steps", type=int, default=700)
+    parser = argparse.ArgumentParser(
+        prog="python -m demo.tiny_clip", description="Train the demo's tiny CLIP on Portraits."
+    )
+    parser.add_argument("--data_dir", "--data-dir", type=Path, default=Path("data/Portraits"))
+    parser.add_argument("--output", type=Path, help="weights to write (default: DATA_DIR/tiny_clip_SEED.pt)")
+    parser.add_argument("--steps", type=int, default=1150)
     parser.add_argument("--batch_size", "--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="another number gives slightly other weights")
-    parser.add_argument("--fresh", action="store_true", help="train from the start, whatever is there")
+    parser.add_argument("--fresh", action="store_true", help="train from the start, replacing what exists")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train the model unless its weights are there."""
+    """Train the model unless its weights exist."""
     args = build_parser().parse_args(argv)
     for name in ("steps", "batch_size", "threads"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} must be at least 1, not {getattr(args, name)}")
-    output: Path = args.output or args.data_dir / "tiny_clip.pt"
-    captions = load_captions(args.data_dir)
+    output: Path = args.output or args.data_dir / f"tiny_clip_{args.seed}.pt"
+    part = load_training_part(args.data_dir)
     settings = settings_of(args)
     checkpoint = output.with_name(output.name + ".checkpoint")
     if args.fresh:
@@ -342,11 +383,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif is_done(output, settings):
         print(f"{output} is trained; nothing to do (--fresh trains it again)")
         return 0
-    images = load_images(args.data_dir / "train", captions["file_name"].tolist())
     options = {name: getattr(args, name) for name in ("steps", "batch_size", "lr", "seed")}
     output.parent.mkdir(parents=True, exist_ok=True)
     with reproducible(args.threads):
-        trainer = Trainer(captions, images, **options)
+        trainer = Trainer(part, **options)
         train(trainer, checkpoint, settings)
     write_weights(trainer.model, output, settings)
     checkpoint.unlink(missing_ok=True)

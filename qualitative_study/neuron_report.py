@@ -249,17 +249,16 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _key(config: DatasetConfig, args: argparse.Namespace) -> ResultKey:
-    if args.setting not in config.settings:
-        raise unknown("setting", args.setting, list(config.settings), str(config.path))
-    found = [b for b in config.backbones.values() if args.backbone in (b.name, b.stem, b.openai_name)]
+def find_key(config: DatasetConfig, setting: str, backbone: str, method: str) -> ResultKey:
+    """Find a result of a config by names; `InputError` for one that it does not have."""
+    if setting not in config.settings:
+        raise unknown("setting", setting, list(config.settings), str(config.path))
+    found = [b for b in config.backbones.values() if backbone in (b.name, b.stem, b.openai_name)]
     if not found:
-        raise unknown("backbone", args.backbone, list(config.backbones), str(config.path))
-    if args.method not in config.methods:
-        raise unknown("method", args.method, list(config.methods), str(config.path.parent / "methods.yml"))
-    return ResultKey(
-        config.dataset, config.settings[args.setting], found[0], config.methods[args.method], None
-    )
+        raise unknown("backbone", backbone, list(config.backbones), str(config.path))
+    if method not in config.methods:
+        raise unknown("method", method, list(config.methods), str(config.path.parent / "methods.yml"))
+    return ResultKey(config.dataset, config.settings[setting], found[0], config.methods[method], None)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -269,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(args, option) < 1:
             raise InputError(f"--{option.replace('_', '-')} must be at least 1, got {getattr(args, option)}")
     config = load_dataset_config(args.config)
-    key = _key(config, args)
+    key = find_key(config, args.setting, args.backbone, args.method)
     options = RunOptions(
         data_root=args.data_root or config.root / "data",
         output_dir=args.output_dir,

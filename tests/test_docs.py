@@ -78,7 +78,7 @@ def test_commands_of_the_docs_have_these_options(command: list[str]) -> None:
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give the demo's world, or one with its files: the demo's architecture untrained, and random images."""
-    if (ROOT / "data" / "ColoredDigits" / "CLIP_tiny-RN_embeddings.npy").is_file():
+    if (ROOT / "data" / "Portraits" / "CLIP_tiny-RN_embeddings.npy").is_file():
         monkeypatch.chdir(ROOT)
         return ROOT
     import open_clip
@@ -87,16 +87,15 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(ROOT / "config", tmp_path / "config")
     (tmp_path / "demo").mkdir()
     shutil.copy(ROOT / "demo" / "tiny_clip.json", tmp_path / "demo")
-    data = tmp_path / "data" / "ColoredDigits"
+    data = tmp_path / "data" / "Portraits"
     data.mkdir(parents=True)
     open_clip.add_model_config(ROOT / "demo" / "tiny_clip.json")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        torch.save(open_clip.create_model("tiny_clip").state_dict(), data / "tiny_clip.pt")
-    images = np.random.default_rng(0).normal(size=(400, 64)).astype(np.float32)
+        torch.save(open_clip.create_model("tiny_clip").state_dict(), data / "tiny_clip_0.pt")
+    images = np.random.default_rng(0).normal(size=(400, 128)).astype(np.float32)
     np.save(data / "CLIP_tiny-RN_embeddings.npy", images)
-    colors = ["red", "green", "blue", "yellow"] * 100
-    pd.DataFrame({"color": colors}).to_feather(data / "metadata.feather")
+    pd.DataFrame({"gender": ["woman", "man"] * 200}).to_feather(data / "metadata.feather")
     monkeypatch.setattr(config_files, "checkout", lambda: tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -108,7 +107,7 @@ def test_the_ten_lines_of_the_readme_run(world: Path, capsys: Any) -> None:
     assert len(body) <= 10
     names: dict[str, Any] = {}
     exec(compile(block, "README.md", "exec"), names)
-    assert names["debiased"].shape == (3, 64)
+    assert names["debiased"].shape == (3, 128)
     np.testing.assert_allclose(np.linalg.norm(names["debiased"], axis=1), 1, atol=1e-6)
     assert {"vanilla", "orth-proj", "bendvlm"} <= set(names["table"]["method"])
     printed = capsys.readouterr()

@@ -52,7 +52,7 @@ DESCRIPTION = """
 tables:
   mine:
     title: All methods
-    columns: [{dataset: [colored_digits]}, {backbone: [alpha]}, {setting: [object_color]}, {measures: [kl]}]
+    columns: [{dataset: [portraits]}, {backbone: [alpha]}, {setting: [object_color]}, {measures: [kl]}]
 measures: {kl: {task: retrieval, metric: kl, best: lowest}}
 """
 
@@ -99,7 +99,7 @@ def test_it_is_evaluated_and_stands_in_tables_and_figures(
     assert rows["Shrunk"] == pytest.approx(kl, abs=5e-4)
     assert list(rows.index).index("Shrunk") == list(rows.index).index("Orth-Cali") - 1
     assert figures.main(common) == 0
-    assert (world.root / "out" / "fairness_colored_digits_alpha.png").stat().st_size > 10_000
+    assert (world.root / "out" / "fairness_portraits_alpha.png").stat().st_size > 10_000
     assert "Shrunk" in capsys.readouterr().out
 
 
@@ -157,7 +157,7 @@ def test_twenty_methods_have_figures(world: World) -> None:
     assert len(METHODS) >= 20
     common = ["--results", str(_collect(world)), "--output-dir", str(world.root / "out")]
     assert run_main(lambda: figures.main([*common, "--methods-file", str(world.methods)])) == 0
-    assert (world.root / "out" / "fairness_colored_digits_alpha.png").is_file()
+    assert (world.root / "out" / "fairness_portraits_alpha.png").is_file()
 
 
 def test_it_can_be_held_to_the_contract(world: World) -> None:

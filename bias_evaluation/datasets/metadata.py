@@ -199,9 +199,9 @@ def _waterbirds(folder: Path) -> pd.DataFrame:
     )
 
 
-def _colored_digits(folder: Path) -> pd.DataFrame:
-    """ColoredDigits, the demo's own dataset."""
-    columns = ("file_name", "digit", "parity", "color", "color_group")
+def _portraits(folder: Path) -> pd.DataFrame:
+    """Portraits, the demo's own dataset."""
+    columns = ("file_name", "role", "trait", "hobby", "gender", "skin", "hair", "blond")
     table = _read_csv(_existing(folder / "labels.csv"), columns)
     table["file_path"] = "images/" + table["file_name"].astype(str)
     return table
@@ -286,7 +286,7 @@ BUILDERS: dict[str, Callable[[Path], pd.DataFrame]] = {
     "facet": _facet,
     "imagenet100": _imagenet100,
     "lfw": _lfw,
-    "colored_digits": _colored_digits,
+    "portraits": _portraits,
 }
 
 

@@ -31,7 +31,7 @@ DATASETS = (
     "facet",
     "imagenet100",
     "lfw",
-    "colored_digits",
+    "portraits",
 )
 PIXEL_KEYS = (
     "mean",

@@ -205,7 +205,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the command line parser."""
     parser = argparse.ArgumentParser(
         prog="python -m demo.portraits",
-        description="Draw Portraits, a small world for the demo: people with planted, known correlations.",
+        description="Draw Portraits, the demo's small world: drawn people with planted, known correlations.",
     )
     parser.add_argument("--output_dir", "--output-dir", type=Path, default=FOLDER, metavar="DIR")
     parser.add_argument("--seed", type=int, default=0, help="seed of people, pictures, and captions")

@@ -137,13 +137,13 @@ class World:
         Attribute to the probability that a caption mentions it.
     """
 
-    gender_strength: float = 1.3
-    skin_strength: float = 0.55
-    hair_strength: float = 1.0
-    role_look: float = 0.5
+    gender_strength: float = 1.8
+    skin_strength: float = 0.65
+    hair_strength: float = 2.1
+    role_look: float = 0.43
     look: float = 0.6
     lightness_spread: float = 0.10
-    hair_spread: float = 19.0
+    hair_spread: float = 25.0
     noise: float = 5.0
     mentions: Shares = field(
         default_factory=lambda: {

@@ -208,7 +208,7 @@ class World:
         trained = {"sem-b": "sae", "prism": "prism", "zsdebias": "zsdebias"}
         lines: dict[str, list[object]] = {
             "embed": [
-                "--model_id", "tiny", "--dataset_name", "colored_digits", "--dataset_path", self.pictures,
+                "--model_id", "tiny", "--dataset_name", "portraits", "--dataset_path", self.pictures,
                 "--batch_size", 4, "--workers", 0, "--backbones-file", backbones, "--skip-unreadable",
             ],
             "splits": ["--dataset_path", self.pictures, "--k_folds", 3],
@@ -346,7 +346,7 @@ def _write_data(world: World) -> None:
         Image.fromarray(pixels).save(world.pictures / "images" / name)
     for name in (names[5], names[17]):  # which the command leaves out
         (world.pictures / "images" / name).write_bytes(b"no picture")
-    columns = ("digit", "parity", "color", "color_group")
+    columns = ("role", "trait", "hobby", "gender", "skin", "hair", "blond")
     table = pd.DataFrame(
         {"file_name": names, **{c: [f"{c}{i % 2}" for i in range(PICTURES)] for c in columns}}
     )

@@ -92,7 +92,7 @@ def test_selectors(world: World, selectors: list[str], n: int, capsys: pytest.Ca
     [
         (
             ["--settings", "word_colour"],
-            "colored_digits.yml: unknown setting 'word_colour'; choose from: shape_color, object_color",
+            "portraits.yml: unknown setting 'word_colour'; choose from: shape_color, object_color",
         ),
         (
             ["--methods", "sem_b"],
@@ -148,8 +148,8 @@ def test_several_configs(world: World, capsys: pytest.CaptureFixture[str]) -> No
     assert dry_run("--settings", "word_color", "--methods", "vanilla", "--backbones", "alpha", "beta")[
         :-1
     ] == [
-        "colored_digits_retrieval_word_color_clip-alpha_vanilla",
-        "colored_digits_retrieval_word_color_clip-b_vanilla",
+        "portraits_retrieval_word_color_clip-alpha_vanilla",
+        "portraits_retrieval_word_color_clip-b_vanilla",
         "celeba_retrieval_word_color_clip-alpha_vanilla",
     ]
     assert dry_run("--settings", "more_color", "--methods", "vanilla")[:-1] == [
@@ -157,9 +157,9 @@ def test_several_configs(world: World, capsys: pytest.CaptureFixture[str]) -> No
         "celeba_zs-classification_more-color_clip-gamma_vanilla",
     ]
     for more, expected in (
-        (["--settings", "less_color"], "colored_digits.yml and 1 more: unknown setting 'less_color'; choose"),
+        (["--settings", "less_color"], "portraits.yml and 1 more: unknown setting 'less_color'; choose"),
         (["--settings", "more_color", "--backbones", "beta"], "the selectors leave no result"),
-        (["--config", str(world.config), str(world.config), "--settings", "less"], "digits.yml: unknown set"),
+        (["--config", str(world.config), str(world.config), "--settings", "less"], "portraits.yml: unknown"),
     ):
         with pytest.raises(InputError) as error:
             main_eval.main(["--config", str(world.config), str(other), "--dry-run", *more])

@@ -38,7 +38,7 @@ def test_a_full_run_writes_one_file_a_result(world: World, capsys: pytest.Captur
         metrics = METRICS["retrieval" if retrieval else "zs_classification"]
         assert [r["metric"] for r in records] == list(metrics if "word" not in name else metrics[:2])
         for record in records:
-            assert record["dataset"] == "colored_digits"
+            assert record["dataset"] == "portraits"
             assert record["task"] == ("retrieval" if retrieval else "zs_classification")
             assert record["backbone"] == "alpha"
             assert record["method"] == name.removesuffix(".json").split("alpha_")[1]

@@ -40,7 +40,7 @@ tables:
   small:
     title: Birds & digits
     columns:
-      - - {dataset: colored_digits, setting: digit_color, label: Digits, measures: [KL, Prec.]}
+      - - {dataset: portraits, setting: digit_color, label: Digits, measures: [KL, Prec.]}
         - {dataset: waterbirds, setting: waterbirds, label: Birds, measures: [WG, Gap]}
       - backbone: [tiny]
     methods: [vanilla, roboshot, sem-i, prism]
@@ -57,7 +57,7 @@ def describe(folder: Path, text: str = SMALL) -> Path:
 
 def rows(method: str, *values: float, seed: int | None = None, k: int = 20) -> list[dict[str, Any]]:
     """Make the records of kl, precision, Acc. and WG Acc. of one method."""
-    retrieval = {"dataset": "colored_digits", "task": "retrieval", "setting": f"query=digit|bias=color|K={k}"}
+    retrieval = {"dataset": "portraits", "task": "retrieval", "setting": f"query=digit|bias=color|K={k}"}
     birds = {"dataset": "waterbirds", "task": "zs_classification", "setting": "waterbirds"}
     metrics = ((retrieval, "kl"), (retrieval, "precision"), (birds, "Acc."), (birds, "WG Acc."))
     shared = {"backbone": "tiny", "method": method, "ci": 0.0, "seed": seed}
@@ -129,10 +129,10 @@ def test_a_missing_seed_or_result_is_an_empty_cell_and_a_note(tmp_path: Path, fu
     assert cells["SEM_i"] == ("", "", "", "")
     assert cells["PRISM"] == ("", "", "0.450", "0.450")
     assert table.notes == [
-        "missing metric: precision in colored_digits_retrieval_digit_color_clip-tiny_roboshot.json",
-        "missing result: colored_digits_retrieval_digit_color_clip-tiny_sem-i.json",
+        "missing metric: precision in portraits_retrieval_digit_color_clip-tiny_roboshot.json",
+        "missing result: portraits_retrieval_digit_color_clip-tiny_sem-i.json",
         "missing result: waterbirds_zs-classification_waterbirds_clip-tiny_sem-i.json",
-        "missing result: colored_digits_retrieval_digit_color_clip-tiny_prism-seed1.json",
+        "missing result: portraits_retrieval_digit_color_clip-tiny_prism-seed1.json",
     ]
 
 
@@ -142,13 +142,13 @@ def test_seeds_can_be_chosen(tmp_path: Path, full: pd.DataFrame) -> None:
 
 
 def test_two_values_of_one_cell_are_refused(tmp_path: Path, full: pd.DataFrame) -> None:
-    with pytest.raises(InputError, match=r"two values of kl for colored_digits_\S+_vanilla\.json"):
+    with pytest.raises(InputError, match=r"two values of kl for portraits_\S+_vanilla\.json"):
         fill(load_description(describe(tmp_path), "small"), pd.concat([full, full.head(1)]))
 
 
 def test_another_k_than_the_tables_is_said(tmp_path: Path) -> None:
     table = fill(load_description(describe(tmp_path), "small"), results(rows("vanilla", 0, 0, 0, 0, k=7)))
-    assert "warning: results of colored_digits query=digit|bias=color|K=7 in a table for K=20" in table.notes
+    assert "warning: results of portraits query=digit|bias=color|K=7 in a table for K=20" in table.notes
 
 
 def test_the_best_of_a_group_are_bold_with_ties(tmp_path: Path, full: pd.DataFrame) -> None:
@@ -374,7 +374,7 @@ def test_the_command_writes_its_files_and_names_what_is_missing(
     assert "RoboShot" in captured.out
     assert "written: " in captured.out
     assert captured.err.splitlines() == [
-        "missing result: colored_digits_retrieval_digit_color_clip-tiny_sem-i.json",
+        "missing result: portraits_retrieval_digit_color_clip-tiny_sem-i.json",
         "missing result: waterbirds_zs-classification_waterbirds_clip-tiny_sem-i.json",
     ]
 

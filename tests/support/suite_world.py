@@ -29,7 +29,7 @@ N, FOLDS, K, DIM, TINY_DIM = 120, 3, 15, 12, 8
 METRICS = {"retrieval": ("kl", "max_skew", "precision"), "zs_classification": ("Acc.", "WG Acc.")}
 
 CONFIG = {
-    "dataset": "colored_digits",
+    "dataset": "portraits",
     "folder": "World",
     "retrieval_k": K,
     "prompts": "mini",
@@ -86,9 +86,9 @@ PROMPTS = {
     },
 }
 STEMS = {
-    "shape_color": "colored_digits_zs-classification_shape-color",
-    "object_color": "colored_digits_retrieval_object_color",
-    "word_color": "colored_digits_retrieval_word_color",
+    "shape_color": "portraits_zs-classification_shape-color",
+    "object_color": "portraits_retrieval_object_color",
+    "word_color": "portraits_retrieval_word_color",
 }
 
 
@@ -118,8 +118,8 @@ class World:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.config = root / "config" / "colored_digits.yml"
-        self.prompts = root / "config" / "prompts" / "mini" / "colored_digits.yml"
+        self.config = root / "config" / "portraits.yml"
+        self.prompts = root / "config" / "prompts" / "mini" / "portraits.yml"
         self.methods = root / "config" / "methods.yml"
         self.data = root / "data" / "World"
         self.embeddings = self.data / embeddings_name("alpha")

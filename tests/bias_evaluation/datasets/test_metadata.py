@@ -145,8 +145,9 @@ def lfw(folder: Path) -> Path:
     return put(folder / "images" / "readme.txt")
 
 
-def colored_digits(folder: Path) -> Path:
-    text = "file_name,digit,parity,color,color_group,size\n0_red.png,zero,even,red,red_green,large\n"
+def portraits(folder: Path) -> Path:
+    head = "file_name,role,trait,hobby,gender,skin,hair,style,beard,hat,blond"
+    text = f"{head}\n00000.png,nurse,shy,hiker,woman,tan,red,long,none,none,not blond\n"
     return put(folder / "labels.csv", text)
 
 
@@ -159,7 +160,7 @@ FIXTURES: dict[str, Callable[[Path], Path]] = {
     "facet": facet,
     "imagenet100": imagenet100,
     "lfw": lfw,
-    "colored_digits": colored_digits,
+    "portraits": portraits,
 }
 
 
@@ -302,11 +303,11 @@ def test_lfw_is_sorted(tmp_path: Path) -> None:
     assert list(table["person"]) == ["Al_Gore", "Al_Gore", "Zoe_Ball"]
 
 
-def test_colored_digits(tmp_path: Path) -> None:
-    colored_digits(tmp_path)
-    [row] = build("colored_digits", tmp_path).to_dict("records")
-    assert row["file_path"] == "images/0_red.png"
-    assert (row["digit"], row["color_group"], row["size"]) == ("zero", "red_green", "large")
+def test_portraits(tmp_path: Path) -> None:
+    portraits(tmp_path)
+    [row] = build("portraits", tmp_path).to_dict("records")
+    assert row["file_path"] == "images/00000.png"
+    assert (row["role"], row["blond"], row["hat"]) == ("nurse", "not blond", "none")
 
 
 @pytest.mark.parametrize("dataset", FIXTURES)
@@ -354,7 +355,7 @@ def test_a_missing_dataset_folder(tmp_path: Path) -> None:
         ("facet", "label file not found: {}/annotations.csv or "),
         ("imagenet100", "label file not found: {}/imagenet100.txt; see data/README.md"),
         ("lfw", "image folder not found: {}/images; see data/README.md"),
-        ("colored_digits", "label file not found: {}/labels.csv; see data/README.md"),
+        ("portraits", "label file not found: {}/labels.csv; see data/README.md"),
     ],
 )
 def test_missing_label_files_are_named(tmp_path: Path, dataset: str, named: str) -> None:
@@ -376,7 +377,7 @@ def test_the_validation_list_of_fairface_is_needed_too(tmp_path: Path) -> None:
         ("fairface", "race"),
         ("waterbirds", "place"),
         ("facet", "visible_face"),
-        ("colored_digits", "parity"),
+        ("portraits", "hobby"),
     ],
 )
 def test_a_missing_column_is_named(tmp_path: Path, dataset: str, column: str) -> None:

@@ -49,14 +49,14 @@ def encoder(make_backbone: Callable[..., Backbone]) -> CountingEncoder:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Make a ColoredDigits folder of 40 small PNG files in several modes."""
+    """Make a Portraits folder of 40 small PNG files in several modes."""
     made, random = tmp_path / "data", np.random.default_rng(0)
     (made / "images").mkdir(parents=True)
     names = [f"{i:02d}.png" for i in range(N)]
     for i, name in enumerate(names):
         pixels = random.integers(0, 256, (20, 24, 3), dtype=np.uint8)
         Image.fromarray(pixels).convert(MODES[i % len(MODES)]).save(made / "images" / name)
-    columns = ("digit", "parity", "color", "color_group")
+    columns = ("role", "trait", "hobby", "gender", "skin", "hair", "blond")
     table = pd.DataFrame({"file_name": names, **{c: [f"{c}{i % 2}" for i in range(N)] for c in columns}})
     table.to_csv(made / "labels.csv", index=False)
     return made
@@ -64,7 +64,7 @@ def folder(tmp_path: Path) -> Path:
 
 def run(encoder: Encoder, folder: Path, **options: Any) -> np.ndarray:
     """Embed the folder and read what was written."""
-    metadata = build_metadata("colored_digits", folder)
+    metadata = build_metadata("portraits", folder)
     defaults = {"batch_size": 7, "workers": 0, "progress": False}
     target = embed_dataset(encoder, folder, metadata, **defaults | options)
     assert target == folder / TARGET
@@ -132,7 +132,7 @@ def command(tiny_clip: Path, folder: Path, tmp_path: Path) -> Callable[..., int]
     backbones.write_text(yaml.safe_dump({"tiny": entry}))
 
     def call(*more: str, model: str = "tiny") -> int:
-        arguments = ["--model_id", model, "--dataset_name", "colored_digits", "--dataset_path", str(folder)]
+        arguments = ["--model_id", model, "--dataset_name", "portraits", "--dataset_path", str(folder)]
         arguments += ["--batch_size", "7", "--workers", "0", "--backbones-file", str(backbones), *more]
         return run_main(lambda: precompute_embeddings.main(arguments))
 

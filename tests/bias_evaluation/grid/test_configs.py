@@ -199,7 +199,7 @@ def test_shipped_configs_load(path: Path) -> None:
 
 def test_shipped_configs_are_the_protocols() -> None:
     configs = {p.stem: load_dataset_config(p) for p in SHIPPED}
-    assert {n: list(c.settings) for n, c in configs.items() if n != "colored_digits"} == {
+    assert {n: list(c.settings) for n, c in configs.items() if n != "portraits"} == {
         "celeba": ["stereotype_gender", "hair_gender", "celeba_blond_hair_gender"],
         "fairface": ["stereotype_race", "stereotype_gender"],
         "utkface": ["stereotype_race", "stereotype_gender"],
@@ -216,7 +216,7 @@ def test_shipped_configs_are_the_protocols() -> None:
         "White",
     )
     assert races["utkface"] == ("White", "Black", "Asian", "Indian", "Latino Hispanic")
-    assert all(c.retrieval_k == 500 for n, c in configs.items() if n != "colored_digits")
+    assert all(c.retrieval_k == 500 for n, c in configs.items() if n != "portraits")
     backbones = configs["celeba"].backbones
     assert {b.name: (b.stem, b.openai_name, b.dim) for b in backbones.values()} == {
         "ViT-B-16": ("ViT-B-16", "ViT-B/16", 512),

@@ -36,9 +36,9 @@ def test_the_paper_s_configs_need_81_text_sets_for_four_backbones() -> None:
         assert len(load_dataset_config(CONFIG / f"{dataset}.yml").backbones) == 4
 
 
-def test_the_demo_needs_its_21_text_sets() -> None:
-    sets = needed("colored_digits")
-    assert len(sets) == 21
+def test_the_demo_needs_its_45_text_sets() -> None:
+    sets = needed("portraits")
+    assert len(sets) == 45
     assert set(sets) <= set(load_text_sets(CONFIG / "prism" / "default"))
 
 
@@ -56,8 +56,8 @@ def test_the_demo_needs_its_21_text_sets() -> None:
             "celeba_blond_hair_gender",
         ),
         ("waterbirds", "waterbirds", "waterbirds", "waterbirds"),
-        ("colored_digits", "digit_color", "three", "digit_three_color"),
-        ("colored_digits", "parity_color", "parity_color", "parity_color"),
+        ("portraits", "hobby_skin", "tea_drinker", "hobby_tea_drinker_skin"),
+        ("portraits", "blond_gender", "blond_gender", "blond_gender"),
     ],
 )
 def test_text_sets_are_named_as_in_the_release(dataset: str, setting: str, group: str, name: str) -> None:
@@ -74,7 +74,7 @@ def test_text_sets_are_named_as_in_the_release(dataset: str, setting: str, group
         ("stereotype_thief_race", 200, 0.01),
         ("stereotype_thief_utkrace", 200, 0.01),
         ("waterbirds", 500, 0.1),
-        ("digit_zero_color", 100, 0.01),
+        ("role_nurse_gender", 100, 0.01),
     ],
 )
 def test_hyperparameters_are_the_paper_s(name: str, num_samples: int, lr: float) -> None:

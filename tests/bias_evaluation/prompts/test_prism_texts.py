@@ -21,9 +21,9 @@ from safe_io.errors import InputError
 
 CONFIG = ROOT / "config"
 SHIPPED = CONFIG / "prism" / "default"
-DEMO_BIASES = ("_color",)
+DEMO = ("blond_", "haircolor_", "role_", "trait_", "hobby_")
 EVERYTHING = load_text_sets(SHIPPED)
-SETS = {name: texts for name, texts in EVERYTHING.items() if not name[1].endswith(DEMO_BIASES)}
+SETS = {name: texts for name, texts in EVERYTHING.items() if not name[1].startswith(DEMO)}
 SMALL = PrismTextSet(
     scene_descriptions=("A picture of a <x> in a <y>.",),
     target_classes=("cup", "box"),
@@ -60,10 +60,11 @@ def test_the_shipped_sets_are_those_of_the_81_settings() -> None:
 
 def test_the_demo_has_a_set_for_every_query_and_for_its_classification() -> None:
     demo = set(EVERYTHING) - set(SETS)
-    names = {("zs_classification", "parity_color")}
-    for prompts in ("digit_color", "stereotype_color"):
-        for group in load_prompts(CONFIG / "prompts" / "default", "colored_digits", prompts).groups:
-            names.add(("retrieval", f"{prompts.split('_')[0]}_{group.name}_color"))
+    names = {("zs_classification", "blond_gender")}
+    for prompts in ("haircolor_gender", "role_gender", "trait_gender", "hobby_skin"):
+        for group in load_prompts(CONFIG / "prompts" / "default", "portraits", prompts).groups:
+            query_type, bias = prompts.split("_")
+            names.add(("retrieval", f"{query_type}_{group.name}_{bias}"))
     assert demo == names
     assert all(len(set(EVERYTHING[name].scene_descriptions)) == 20 for name in demo)
 

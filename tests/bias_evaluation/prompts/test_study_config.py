@@ -44,17 +44,6 @@ def test_the_sentences_of_the_qualitative_study(people: StudyConfig) -> None:
     )
 
 
-def test_the_world_of_the_demo_uses_words_that_its_model_has_seen() -> None:
-    from demo.colored_digits import text_corpus
-
-    known = {word.strip(".,").lower() for text in text_corpus(4000, 0) for word in text.split()}
-    config = load_study_config(CONFIGS / "colored_digits.yml")
-    sentences = [*config.probe_sentences("color").sentences, *config.qualitative.spurious]
-    for frame in (config.qualitative.query, *config.qualitative.paraphrases):
-        sentences += config.qualitative.wordings(frame, "three")
-    assert {word.strip(".,").lower() for text in sentences for word in text.split()} <= known
-
-
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

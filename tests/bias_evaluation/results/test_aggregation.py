@@ -148,7 +148,7 @@ def test_a_backbones_name_may_stand_in_full_or_without_its_size(tmp_path: Path) 
     [
         f"{RETRIEVAL}sem-b.json",
         f"{CLASSIFICATION}prism-seed12.json",
-        "colored_digits_retrieval_lucky_number_color_clip-tiny_clip_bendsem-bi.json",
+        "portraits_retrieval_lucky_number_color_clip-tiny_clip_bendsem-bi.json",
         "waterbirds_zs-classification_waterbirds_clip-ViT-L-14_zsdebias-seed0.json",
     ],
 )

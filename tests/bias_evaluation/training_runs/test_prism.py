@@ -784,7 +784,7 @@ settings:
   digit_color: {bias: color, queries: [one, two], query: "A photo of the digit {query}."}
 """
 CONFIG = """
-dataset: colored_digits
+dataset: portraits
 folder: Digits
 backbones: [tiny, {other}]
 settings:
@@ -802,7 +802,7 @@ def write_config(command: Command) -> Callable[..., str]:
         (config / "methods.yml").write_text("vanilla: {}\n" + methods)
         (config / "backbones.yml").write_text(BACKBONE + BACKBONE.replace("tiny", "small"))
         (config / "prompts" / "default").mkdir(parents=True)
-        (config / "prompts" / "default" / "colored_digits.yml").write_text(PROMPTS)
+        (config / "prompts" / "default" / "portraits.yml").write_text(PROMPTS)
         return str(config / "digits.yml")
 
     return write
