@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,10 @@ from fair_search.cli import (
 from fair_search.debiaser import Debiaser, Reference
 from fair_search.loading import load_debiaser, weights_file
 from fair_search.query_files import read_queries, read_table, take_column
-from fair_search.transform_files import save_transform
-from safe_io.arrays import read_matrix, save_matrix
+from fair_search.transform_files import transform_tensors
+from safe_io.arrays import read_matrix, write_matrix
 from safe_io.errors import InputError, run_main
-from safe_io.files import sha256_file, write_json
+from safe_io.files import atomic_paths, dump_weights, json_text, sha256_file
 from safe_io.notices import warnings_as_lines
 from safe_io.provenance import versions
 
@@ -108,13 +108,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ValueError as error:  # what a library's caller did wrong is here what the user did
             raise InputError(f"{args.queries}: {error}") from None
         transform = _sibling(args.output, TRANSFORM)
-        exported = save_transform(transform, debiaser.image_transform(queries), len(queries))
-    save_matrix(args.output, embeddings)
-    outputs = [args.output, transform] if exported else [args.output]
-    if not exported:
+        tensors = transform_tensors(debiaser.image_transform(queries), len(queries))
+    outputs = [args.output] if tensors is None else [args.output, transform]
+    described = _sibling(args.output, MANIFEST)
+    with atomic_paths(*outputs, described) as temporaries:
+        write_matrix(temporaries[0], embeddings)
+        if tensors is not None:
+            dump_weights(temporaries[1], tensors)
+        written = dict(zip(outputs, temporaries, strict=False))
+        facts = json_text(manifest(args, debiaser, queries, written))
+        temporaries[-1].write_text(facts, encoding="utf-8")
+    if tensors is None:
         transform.unlink(missing_ok=True)  # one of another method, which these queries must not be used with
-    write_json(_sibling(args.output, MANIFEST), manifest(args, debiaser, queries, outputs))
-    print(f"wrote {', '.join(map(str, outputs))} and {_sibling(args.output, MANIFEST)}")
+    print(f"wrote {', '.join(map(str, outputs))} and {described}")
     return 0
 
 
@@ -163,7 +169,10 @@ def _reference(args: argparse.Namespace, debiaser: Debiaser) -> Reference | None
 
 
 def manifest(
-    args: argparse.Namespace, debiaser: Debiaser, queries: Sequence[str] | np.ndarray, outputs: Sequence[Path]
+    args: argparse.Namespace,
+    debiaser: Debiaser,
+    queries: Sequence[str] | np.ndarray,
+    outputs: Mapping[Path, Path],
 ) -> dict[str, Any]:
     """Say what debiased queries were made from: names, digests, versions and counts.
 
@@ -172,8 +181,8 @@ def manifest(
     args : argparse.Namespace
     debiaser : Debiaser
     queries : sequence of str, or array of shape (Q, d)
-    outputs : sequence of path
-        Files that were written.
+    outputs : mapping of path to path
+        Files that are written → where their content is now.
 
     Returns
     -------
@@ -203,7 +212,7 @@ def manifest(
         if bias
         else None,
         "inputs": {name: _file(path) for name, path in files.items() if path is not None},
-        "outputs": [_file(path) for path in outputs],
+        "outputs": [{"file": str(path), "sha256": sha256_file(now)} for path, now in outputs.items()],
         "queries": {"rows": len(queries), "kind": "text" if texts else "embeddings", "truncated": truncated},
         "versions": versions("fair_search"),
     }

@@ -17,7 +17,7 @@ from fair_search.report.audit_page import audit_page
 from fair_search.report.audit_report import AuditReport
 from fair_search.report.figures import display_name
 from fair_search.report.page import render
-from safe_io.files import atomic_path, write_json, write_text
+from safe_io.files import atomic_paths, json_text
 from safe_io.provenance import versions
 
 
@@ -44,24 +44,28 @@ def write_audit(
         Method → why it is not in the audit.
     """
     found = report.audit
-    write_text(folder / "report.html", render(audit_page(report)))
-    _write_csv(folder / "audit.csv", found.table)
-    _write_csv(folder / "retrieved.csv", retrieved(report))
-    if found.approximate is not None:
-        _write_csv(folder / "faiss.csv", found.approximate)
-    else:
-        (folder / "faiss.csv").unlink(missing_ok=True)  # of an earlier audit
     record = summary(found) | {
         "options": dict(options),
         "left_out_methods": dict(left_out),
         "digests": dict(digests),
     }
-    write_json(folder / "audit.json", record)
+    contents = {
+        "report.html": render(audit_page(report)),
+        "audit.csv": _csv_text(found.table),
+        "retrieved.csv": _csv_text(retrieved(report)),
+        "audit.json": json_text(record),
+    }
+    if found.approximate is not None:
+        contents["faiss.csv"] = _csv_text(found.approximate)
+    with atomic_paths(*(folder / name for name in contents)) as temporaries:
+        for temporary, text in zip(temporaries, contents.values(), strict=True):
+            temporary.write_text(text, encoding="utf-8")
+    if found.approximate is None:
+        (folder / "faiss.csv").unlink(missing_ok=True)  # of an earlier audit
 
 
-def _write_csv(path: Path, table: pd.DataFrame) -> None:
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n")
+def _csv_text(table: pd.DataFrame) -> str:
+    return table.to_csv(index=False, lineterminator="\n")
 
 
 def retrieved(report: AuditReport) -> pd.DataFrame:

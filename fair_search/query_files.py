@@ -5,12 +5,15 @@ Symbols: Q queries, n rows, d embedding dimension.
 
 from __future__ import annotations
 
+import csv
+import io
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from bias_evaluation.datasets.metadata import repeated
 from safe_io.arrays import finite_rows, read_matrix
 from safe_io.documents import choices
 from safe_io.errors import InputError
@@ -89,13 +92,23 @@ def read_table(path: Path, what: str) -> pd.DataFrame:
     suffix = path.suffix.lower()
     try:
         if suffix == ".feather":
-            return pd.read_feather(path)
+            table = pd.read_feather(path)
+            if twice := repeated(list(table.columns)):
+                raise InputError(f"{path} has the column '{twice}' twice; keep one of them")
+            return table
         separator = _SEPARATORS.get(suffix, ",")
         options = {"dtype": str, "keep_default_na": False, "na_values": [""], "skip_blank_lines": False}
         with warnings.catch_warnings():
             # rows with more fields than the header: pandas takes the first for an index, or drops the last
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(path, sep=separator, encoding="utf-8-sig", index_col=False, **options)
+            text = path.read_text(encoding="utf-8-sig").rstrip("\r\n ")  # blank lines at the end are no rows
+            if twice := repeated(next(csv.reader(text.splitlines()[:1], delimiter=separator), [])):
+                raise InputError(
+                    f"{path} has the column '{twice}' twice; keep one of them"
+                )  # pandas renames it
+            return pd.read_csv(io.StringIO(text), sep=separator, index_col=False, **options)
+    except InputError:
+        raise
     except pd.errors.ParserWarning:
         raise InputError(
             f"{what} cannot be read as a table: {path}: rows have more fields than the header; put quotes "

@@ -52,10 +52,15 @@ def save_transform(path: Path, transform: ImageTransform, n_queries: int) -> boo
     bool
         False, and nothing is written, where images stay as they are.
     """
-    if isinstance(transform, IdentityTransform):
-        return False
-    save_weights(path, _tensors(transform, n_queries))
-    return True
+    tensors = transform_tensors(transform, n_queries)
+    if tensors is not None:
+        save_weights(path, tensors)
+    return tensors is not None
+
+
+def transform_tensors(transform: ImageTransform, n_queries: int) -> dict[str, Tensor] | None:
+    """Arrange a method's image transform as tensors of a file; None where images stay as they are."""
+    return None if isinstance(transform, IdentityTransform) else _tensors(transform, n_queries)
 
 
 def _tensors(transform: ImageTransform, n_queries: int) -> dict[str, Tensor]:

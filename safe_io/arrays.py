@@ -16,7 +16,7 @@ import numpy as np
 
 from safe_io.documents import choices
 from safe_io.errors import InputError
-from safe_io.files import atomic_path, load_weights, save_weights
+from safe_io.files import atomic_path, dump_weights, load_weights
 
 # torch takes seconds to import; commands that only split or list arrays need none of it.
 if TYPE_CHECKING:
@@ -155,12 +155,18 @@ def read_matrix(path: Path, what: str) -> np.ndarray:
 
 def save_matrix(path: Path, matrix: np.ndarray) -> None:
     """Write a matrix ``(n, d)`` atomically as ``.npy`` or ``.safetensors``, as the suffix says."""
+    with atomic_path(path) as temporary:
+        write_matrix(temporary, matrix)
+
+
+def write_matrix(path: Path, matrix: np.ndarray) -> None:
+    """Write a matrix as `save_matrix` does, into a file of the caller's own, such as `atomic_path` gives."""
     if path.suffix.lower() != ".safetensors":
-        save_array(path, matrix)
+        path.write_bytes(array_bytes(matrix))
         return
     import torch
 
-    save_weights(path, {MATRIX: torch.from_numpy(matrix)})
+    dump_weights(path, {MATRIX: torch.from_numpy(matrix)})
 
 
 def save_array(path: Path, array: np.ndarray) -> None:

@@ -99,6 +99,14 @@ def read_yaml(path: Path, what: str) -> Any:
         raise InputError(f"{what} is not valid YAML: {path}: {reason}") from None
 
 
+def check_utf8(name: str, what: str) -> None:
+    """Raise `InputError` if a name has bytes that are no UTF-8 text: no file could record it."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(f"{what}: the name {name!a} is not UTF-8 text; rename it") from None
+
+
 def choices(names: Sequence[object]) -> str:
     """List names for an error line."""
     return ", ".join(map(str, names)) or "(none)"

@@ -6,8 +6,9 @@ import errno
 import gc
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -56,13 +57,15 @@ def run_main(main: Callable[[], int]) -> int:
         on stderr); 130 after Ctrl-C.
     """
     gc.set_threshold(_OBJECTS_BEFORE_COLLECTION)
+    _open_streams()
     try:
+        _check_arguments(sys.argv[1:])
         return main()
     except InputError as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        _say(f"error: {_one_line(error)}")
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        print("interrupted: finished parts are kept; run the same command again to go on", file=sys.stderr)
+        _say("interrupted: finished parts are kept; run the same command again to go on")
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output (head, less) has gone; that is not our failure
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -70,13 +73,43 @@ def run_main(main: Callable[[], int]) -> int:
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         advice = "; what was there is as it was: free space and run it again" if _is_full(error) else ""
-        print(f"error: {_one_line(error.strerror or error)}{where}{advice}", file=sys.stderr)
+        _say(f"error: {_one_line(error.strerror or error)}{where}{advice}")
+        return EXIT_BAD_INPUT
+    except UnicodeError as error:  # a name or text with bytes that are no text got as far as a file
+        _say(f"error: text that is not valid UTF-8: {_one_line(error)}")
         return EXIT_BAD_INPUT
     except (MemoryError, RuntimeError) as error:
         if not _is_lack_of_memory(error):
             raise
-        print("error: not enough memory; choose smaller sizes, or a machine with more", file=sys.stderr)
+        _say("error: not enough memory; choose smaller sizes, or a machine with more")
         return EXIT_BAD_INPUT
+
+
+def _open_streams() -> None:
+    """See that printing cannot fail: streams may be closed, or of an encoding that lacks characters."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the shell (2>&-)
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 (for as long as we run)
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _check_arguments(arguments: Sequence[str]) -> None:
+    """Raise `InputError` before anything is written if a name could not be written down."""
+    for argument in arguments:
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError:
+            raise InputError(
+                f"an argument is not UTF-8 text: {argument!a}; files record what they were made from, so "
+                f"rename it"
+            ) from None
+
+
+def _say(line: str) -> None:
+    with suppress(OSError, ValueError):  # whoever read our errors may have gone
+        print(line, file=sys.stderr)
 
 
 def _one_line(message: object) -> str:

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bias_evaluation.datasets.metadata import METADATA, read_metadata
+from bias_evaluation.datasets.metadata import METADATA, contradiction, read_metadata
 from bias_evaluation.grid.configs import Labels
 from safe_io.arrays import check_matrix, load_array
 from safe_io.documents import choices
 from safe_io.errors import InputError
 from safe_io.files import read_json, sha256_json
+from safe_io.notices import note_once
 
 TRAIN_INDICES = "train_indices.npy"
 VAL_INDICES = "val_indices.npy"
@@ -140,6 +141,7 @@ class DatasetRows:
         codes = np.full(len(column), -1, np.int64)
         for code, value in enumerate(labels.values):
             codes[_equal(column, value)] = code
+        self._check_repeats(labels.column, codes)
         strange = np.flatnonzero(codes < 0)
         if len(strange):
             raise InputError(
@@ -147,6 +149,24 @@ class DatasetRows:
                 f"first row {strange[0]}: {column.iloc[strange[0]]!r}; classes: {choices(labels.values)}"
             )
         return codes
+
+    def _check_repeats(self, column: str, codes: np.ndarray) -> None:
+        """Raise if an image is there twice with different labels: it may be in both parts of a fold."""
+        if "file_path" not in self.metadata:
+            return
+        paths = self.metadata["file_path"]
+        if pair := contradiction(paths.tolist(), codes.tolist()):
+            first, second = pair
+            values = [self.metadata[column].iloc[row] for row in pair]
+            raise InputError(
+                f"{self.folder / METADATA}: {paths.iloc[first]} is there twice, in row {first} with {column} "
+                f"= '{values[0]}' and in row {second} with '{values[1]}'; keep the right row"
+            )
+        if n := int(paths.duplicated().sum()):
+            note_once(
+                f"{self.folder / METADATA}: {n} rows repeat an image, the first: "
+                f"{paths[paths.duplicated()].iloc[0]}; it may be in both parts of a fold"
+            )
 
     def is_value(self, column: str, value: object) -> np.ndarray:
         """Which rows hold a value: bool ``(N,)``; `InputError` where the column is missing or none does."""

@@ -27,6 +27,13 @@ from torch.utils.data import DataLoader, Dataset
 from bias_evaluation.datasets.rgb import Reading, Remarks, as_rgb
 from safe_io.errors import InputError
 
+# What torch says when a worker was ended, or found no room in /dev/shm for what it hands over.
+_LACK_OF_MEMORY = (
+    "DataLoader worker (pid",
+    "shared memory",
+    "</torch_",
+    "shm_open",
+)
 PIECE = 8  # images a worker hands over at once: 5 MB at 224 x 224 pixels
 
 
@@ -209,10 +216,11 @@ def dead_workers_as_input_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker (pid" not in str(error):
+        told = [line for line in str(error).splitlines() if any(sign in line for sign in _LACK_OF_MEMORY)]
+        if not told:
             raise
         raise InputError(
-            f"a decoding process ended ({str(error).splitlines()[0].rstrip('.')}), most often for lack of "
+            f"a decoding process ended ({told[-1].rstrip('.')}), most often for lack of "
             f"memory or of shared memory; run the command again with fewer --workers (0: none) or a smaller "
             f"--batch_size: finished parts are kept"
         ) from None

@@ -7,6 +7,7 @@ in one line on stderr.
 
 from __future__ import annotations
 
+import csv
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from safe_io.documents import choices
+from safe_io.documents import check_utf8, choices
 from safe_io.errors import InputError
 from safe_io.files import atomic_path, read_json
 
@@ -65,6 +66,8 @@ def _read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         raise InputError(
             f"label file cannot be read as a table: {path}: {str(error).strip()}; get the file anew"
         ) from None
+    if twice := repeated(next(csv.reader(_read_lines(path)))):  # pandas would rename the second
+        raise _malformed(path, 1, f"the column '{twice}' is there twice")
     missing = [c for c in columns if c not in table.columns]
     if missing:
         raise InputError(
@@ -76,6 +79,12 @@ def _read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         if table[column].isna().any():
             raise _malformed(path, table.index[table[column].isna()][0], f"'{column}' is empty")
     return table
+
+
+def repeated(names: Sequence[str]) -> str | None:
+    """Return the first name that is there twice."""
+    seen: set[str] = set()
+    return next((name for name in names if name in seen or seen.add(name)), None)
 
 
 def _malformed(path: Path, line: int, what: str) -> InputError:
@@ -108,7 +117,9 @@ def _images(folder: Path) -> list[Path]:
     """Image files directly in a folder, sorted by name."""
     if not folder.is_dir():
         raise InputError(f"image folder not found: {folder}; {_SEE}")
-    files = (path for path in folder.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES)
+    files = [path for path in folder.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES]
+    for path in files:
+        check_utf8(path.name, f"image in {folder}")
     return sorted((path for path in files if not path.name.startswith(".")), key=lambda path: path.name)
 
 
@@ -124,9 +135,11 @@ def _celeba(folder: Path) -> pd.DataFrame:
     path = _existing(folder / "Anno" / "list_attr_celeba.txt")
     count, header, *rows = [*_read_lines(path), "", ""]
     attributes = header.split()
+    if twice := repeated(attributes):
+        raise _malformed(path, 2, f"the attribute '{twice}' is there twice")
     if "Male" not in attributes:
         raise InputError(f"{path} lacks the column(s) Male; line 2 has: {choices(attributes)}")
-    names, values = [], []
+    names, values, lines = [], [], []
     for number, line in enumerate(rows, start=3):
         if not line.strip():
             continue
@@ -134,11 +147,12 @@ def _celeba(folder: Path) -> pd.DataFrame:
         if len(signs) != len(attributes) or not {"-1", "1"}.issuperset(signs):
             wanted = f"an image name and {len(attributes)} values -1 or 1 are needed"
             raise _malformed(path, number, f"{wanted}, found {line[:60]!r}")
+        lines.append(number)
         names.append(name)
         values.append([1 if sign == "1" else -1 for sign in signs])
     if count.strip() != str(len(names)):
         raise _malformed(path, 1, f"the file says it has {count.strip()!r} images, but it lists {len(names)}")
-    table = pd.DataFrame(np.array(values, np.int64).reshape(-1, len(attributes)), columns=attributes)
+    table = pd.DataFrame(np.array(values, np.int64).reshape(-1, len(attributes)), lines, attributes)
     table.insert(0, "file_name", names)
     table["gender"] = np.where(table["Male"] == 1, *GENDERS)
     table["file_path"] = [f"Img/img_align_celeba/{name}" for name in names]
@@ -164,7 +178,7 @@ def _utkface(folder: Path) -> pd.DataFrame:
     rows, odd = [], []
     for path in _images(folder / "images"):
         parts = path.name.split("_")
-        if len(parts) != 4:
+        if len(parts) != 4 or "" in (*parts[:3], path.stem.split("_")[-1]):
             odd.append(path.name)
             continue
         age, gender, race = (int(part) if part.isdecimal() else -1 for part in parts[:3])
@@ -277,6 +291,38 @@ def _lfw(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["file_name", "person", "file_path"])
 
 
+_REPEATING = ("facet",)  # a row a person: images repeat on purpose, with the labels of other people
+
+
+def _check_repeats(table: pd.DataFrame, folder: Path) -> None:
+    """Refuse an image that is listed twice with other labels; warn of those listed twice with the same."""
+    paths = table["file_path"].astype(str)
+    labels = table.drop(columns=["file_path", "file_name"], errors="ignore")
+    for column in labels:
+        if pair := contradiction(paths.tolist(), labels[column].tolist()):
+            first, second = (table.index[row] for row in pair)
+            values = [labels[column].iloc[row] for row in pair]
+            raise InputError(
+                f"label files in {folder}: {paths.iloc[pair[0]]} is listed twice, in line {first} with "
+                f"'{column}' {values[0]} and in line {second} with {values[1]}; keep the right line"
+            )
+    if n := int(paths.duplicated().sum()):
+        _warn(
+            f"label files in {folder} list {n} image(s) more than once, the first: "
+            f"{paths[paths.duplicated()].iloc[0]}; one image may then be in both parts of a fold"
+        )
+
+
+def contradiction(keys: Sequence[Any], values: Sequence[Any]) -> tuple[int, int] | None:
+    """Return the first two positions with one key and different values; missing values count as one value."""
+    seen: dict[Any, int] = {}
+    for row, key in enumerate(keys):
+        first = seen.setdefault(key, row)
+        if values[first] != values[row] and not (pd.isna(values[first]) and pd.isna(values[row])):
+            return first, row
+    return None
+
+
 BUILDERS: dict[str, Callable[[Path], pd.DataFrame]] = {
     "celeba": _celeba,
     "fairface": _fairface,
@@ -325,7 +371,10 @@ def build_metadata(dataset: str, folder: Path, *, rebuild: bool = False) -> pd.D
         raise InputError(
             f"no metadata builder for dataset '{dataset}'; choose from: {choices(list(BUILDERS))}"
         )
-    table = BUILDERS[dataset](folder).reset_index(drop=True)
+    table = BUILDERS[dataset](folder)
+    if dataset not in _REPEATING:
+        _check_repeats(table, folder)
+    table = table.reset_index(drop=True)
     if table.empty:
         raise InputError(f"the label files in {folder} name no image; {_SEE}")
     write_metadata(path, table)

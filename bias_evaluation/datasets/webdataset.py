@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from bias_evaluation.datasets.metadata import METADATA, read_metadata, write_metadata
 from bias_evaluation.datasets.tar_images import SOURCE
+from safe_io.documents import check_utf8
 from safe_io.errors import InputError
 from safe_io.files import read_json, write_json
 
@@ -163,6 +164,8 @@ def read_samples(path: Path) -> Iterator[dict[str, Any]]:
                 if member.isdir():
                     continue
                 key, suffix = _check_member(path, member)
+                if not key:
+                    continue
                 if key != sample.get(_KEY):
                     yield from _finished(path, sample)
                     if key in seen:
@@ -176,12 +179,18 @@ def read_samples(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _check_member(path: Path, member: tarfile.TarInfo) -> tuple[str, str]:
-    """Return key and suffix of a member; refuse what is no plain file of a plain name and size."""
+    """Return key and suffix of a member; refuse what is no plain file of a plain name and size.
+
+    The key is empty for hidden files (``._x`` and ``.DS_Store``, which macOS adds), which are no samples.
+    """
+    check_utf8(member.name, f"{path}: member")
     name = PurePosixPath(member.name)
     if not member.isreg() or member.issparse():
         raise InputError(f"{path}: member '{member.name}' is a link, device or the like, which is refused")
     if name.is_absolute() or ".." in name.parts or "\\" in member.name:
         raise InputError(f"{path}: member '{member.name}' leads out of the archive, which is refused")
+    if not name.name or name.name.startswith("."):
+        return "", ""
     stem, _, suffix = name.name.partition(".")
     suffix = f".{suffix.lower()}"
     most = MOST_BYTES["image" if suffix in IMAGE_SUFFIXES else "text"]
