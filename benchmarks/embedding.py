@@ -7,9 +7,9 @@ of its checkpoint, and writing the result. The forward pass alone works on tenso
 of the same size, before and after each run of the command, so that both meet the same machine. What the
 command needs to start and end is measured on a folder of one batch.
 
-    python benchmarks/embedding.py
-    python benchmarks/embedding.py --model RN50 --workers 0 1 2
-    python benchmarks/embedding.py --device cuda --precision fp16 --images 20000 --batch_size 256
+    python -m benchmarks.embedding
+    python -m benchmarks.embedding --model RN50 --workers 0 1 2
+    python -m benchmarks.embedding --device cuda --precision fp16 --images 20000 --batch_size 256
 """
 
 from __future__ import annotations
@@ -27,9 +27,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-if __package__ in (None, ""):  # run by path: make the project importable
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 import torch

@@ -6,8 +6,8 @@ what is left of the small run is the start (imports, the model; with Ray also Ra
 the same number of cores; torch has one thread (or --threads) a model, so Ray holds one model a core and the
 local engine one in all, beside its decoding workers.
 
-    python benchmarks/engines.py
-    python benchmarks/engines.py --model RN50 --images 400
+    python -m benchmarks.engines
+    python -m benchmarks.engines --model RN50 --images 400
 """
 
 from __future__ import annotations
@@ -21,9 +21,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-if __package__ in (None, ""):  # run by path: make the project importable
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 from tqdm import tqdm

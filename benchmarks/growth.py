@@ -5,8 +5,8 @@ own: scores of every fold's evaluation images, the K best of each query, KL and 
 process has for itself: pages of the embedding file do not count, for the system can take them back. The file
 of 10 million rows of 512 needs 10 GB of disk; `--max-rows` asks for less.
 
-    python benchmarks/growth.py
-    python benchmarks/growth.py --max-rows 1000000 --figure docs/images/growth.png
+    python -m benchmarks.growth
+    python -m benchmarks.growth --max-rows 1000000 --figure docs/images/growth.png
 """
 
 from __future__ import annotations
@@ -24,9 +24,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-if __package__ in (None, ""):  # run by path: make the project importable
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 import pandas as pd

@@ -4,8 +4,8 @@ Weights and images are random. The cosine therefore says how much the arithmetic
 untrained tower; trained weights may differ. Both precisions encode the same images with the same weights, in
 turn. The last line is the smallest ratio of the rates over the backbones.
 
-    python benchmarks/image_precision.py
-    python benchmarks/image_precision.py --images 4 --backbones ViT-B-16
+    python -m benchmarks.image_precision
+    python -m benchmarks.image_precision --images 4 --backbones ViT-B-16
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-if __package__ in (None, ""):  # run by path: make the project importable
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import open_clip
 import torch

@@ -24,9 +24,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-if __package__ in (None, ""):  # run by path: make the project importable
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 import torch
 from torch import Tensor
 from tqdm import tqdm

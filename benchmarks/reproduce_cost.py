@@ -4,8 +4,8 @@ Every stage runs for some seconds on random data of the paper's shapes. Its rate
 paper's amount of work. The table says what was measured, and by which rule it was extended. Not counted:
 downloads, decoding of image files (which worker processes do at the same time), reading and writing.
 
-    python benchmarks/reproduce_cost.py
-    python benchmarks/reproduce_cost.py --stages text prism suite
+    python -m benchmarks.reproduce_cost
+    python -m benchmarks.reproduce_cost --stages text prism suite
 """
 
 from __future__ import annotations
@@ -20,9 +20,6 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
-
-if __package__ in (None, ""):  # run by path: make the project importable
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 from torch import Tensor

@@ -1,6 +1,6 @@
 """Cut the small oracle that ships with the tests out of the large one.
 
-    python benchmarks/small_oracle.py --oracle-dir DIR
+    python -m benchmarks.small_oracle --oracle-dir DIR
 
 The large oracle (``DIR/golden``) holds arrays that runs of the published code gave, 60 MB in all. The small
 one, ``tests/oracle/published.npz``, keeps one query of one setting (CelebA's hair colors, bias attribute
@@ -17,9 +17,6 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-if __package__ in (None, ""):  # run by path: make the project importable
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 

@@ -7,9 +7,9 @@ a dataset's embeddings, text and weights stands in a row of its own. GFLOP are t
 additions that the method's formulas leave to be done (docs/performance.md), so GFLOP/s says how near a
 method comes to the machine's matrix product.
 
-    python benchmarks/suite.py --sample             one dataset and backbone
-    python benchmarks/suite.py                      everything; needs 7 GB of disk
-    python benchmarks/suite.py --device cuda
+    python -m benchmarks.suite --sample             one dataset and backbone
+    python -m benchmarks.suite                      everything; needs 7 GB of disk
+    python -m benchmarks.suite --device cuda
 """
 
 from __future__ import annotations
@@ -26,9 +26,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-if __package__ in (None, ""):  # run by path: make the project importable
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import pandas as pd
 import torch

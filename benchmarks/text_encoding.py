@@ -5,8 +5,8 @@ drawn at random. Both ways encode the same tokens on the same model, in turn, so
 machine. The ratio of a backbone is the median over rounds, each of one call of both. The last line is the
 smallest ratio of the backbones.
 
-    python benchmarks/text_encoding.py
-    python benchmarks/text_encoding.py --sentences 4096 --padded_sentences 64
+    python -m benchmarks.text_encoding
+    python -m benchmarks.text_encoding --sentences 4096 --padded_sentences 64
 """
 
 from __future__ import annotations
@@ -23,9 +23,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-if __package__ in (None, ""):  # run by path: make the project importable
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 import numpy as np
 import open_clip
 import torch
@@ -34,10 +31,10 @@ from torch import Tensor, nn
 from bias_evaluation.embedding.text_tower import causal_tower, encode_tokens, packs
 from bias_evaluation.grid.configs import Backbone, load_backbones
 from bias_evaluation.prompts.prism_texts import load_text_sets
+from safe_io.checkout import ROOT
 from safe_io.errors import run_main
 from safe_io.files import write_json
 
-ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = Path(__file__).resolve().parent / "output" / "text_encoding.json"
 BACKBONES = ("ViT-B-16", "ViT-L-14@336px", "RN50", "RN101")
 TINY_VISION = {"layers": 1, "width": 64, "patch_size": 32, "image_size": 32}

@@ -62,10 +62,10 @@ def _encode_prompts(args: argparse.Namespace) -> Tensor:
         raise InputError("--prompts needs --backbone, the name of the model that encodes them")
     prompts = read_prompts(args.prompts)
     from bias_evaluation.embedding.text_store import TextStore
-    from bias_evaluation.grid.configs import get_backbone
+    from bias_evaluation.grid.configs import get_backbone, project_root
 
     backbone = get_backbone(args.backbone, args.backbones_file)
-    data_root = args.data_root or args.backbones_file.resolve().parents[1] / "data"
+    data_root = args.data_root or project_root(args.backbones_file) / "data"
     return TextStore(backbone, data_root / "text_embeddings", device=args.device).embed(prompts)
 
 

@@ -49,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     configs = configs if part is None else part.select(configs)
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no usable CUDA device; use --device cpu")
-    from bias_evaluation.grid.configs import get_backbone
+    from bias_evaluation.grid.configs import get_backbone, project_root
 
     backbone = get_backbone(args.clip_model, args.backbones_file)
-    root = args.backbones_file.resolve().parents[1]
+    root = project_root(args.backbones_file)
     folder = args.output_dir or root / "debiasing_methods" / "zsdebias_weights" / args.prompts
     outputs = {
         config: folder / f"{backbone.name}_{args.bias_attribute}_zsdebias_{config.seed}.{args.format}"

@@ -217,7 +217,7 @@ class DatasetConfig:
     @property
     def root(self) -> Path:
         """The project root: the folder that holds the config folder."""
-        return self.path.parent.parent
+        return project_root(self.path)
 
 
 def load_dataset_config(path: Path | str) -> DatasetConfig:
@@ -317,6 +317,11 @@ def _select(available: Mapping[str, Any], names: tuple[str, ...], kind: str, whe
     return {name: available[name] for name in names}
 
 
+def project_root(config_file: Path) -> Path:
+    """Return the folder that holds the config folder of a file."""
+    return config_file.resolve().parent.parent
+
+
 def load_backbones(path: Path | str) -> dict[str, Backbone]:
     """Read the backbone file.
 
@@ -338,7 +343,7 @@ def load_backbones(path: Path | str) -> dict[str, Backbone]:
     """
     path = Path(path).resolve()
     top = Section(read_yaml(path, "backbone file"), str(path))
-    return {name: _backbone(name, top.section(name), path.parent.parent) for name in top}
+    return {name: _backbone(name, top.section(name), project_root(path)) for name in top}
 
 
 def get_backbone(name: str, path: Path | str) -> Backbone:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bias_evaluation.grid.configs import Backbone, load_backbones
+from bias_evaluation.grid.configs import Backbone, load_backbones, project_root
 from bias_evaluation.prompts.sentences import expand_frames
 from safe_io.documents import Section, read_yaml, unknown
 from safe_io.errors import InputError
@@ -104,7 +104,7 @@ class StudyConfig:
     @property
     def root(self) -> Path:
         """The project root: the folder that holds `config/`."""
-        return self.path.parents[2]
+        return project_root(self.path.parent)
 
     def backbone(self, name: str) -> Backbone:
         """Find a backbone of this config by its name or its name in result files."""
@@ -158,7 +158,7 @@ def load_study_config(path: Path | str) -> StudyConfig:
     """
     path = Path(path).resolve()
     top = Section(read_yaml(path, "study config"), str(path))
-    available = load_backbones(path.parents[1] / "backbones.yml")
+    available = load_backbones(path.parent.parent / "backbones.yml")
     names = top.strings("backbones")
     for name in names:
         if name not in available:
