@@ -123,7 +123,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         path = args.folder / f"audit_{rows}.npy"
         try:
             write_embeddings(path, rows, args.dim)
-            command = [sys.executable, __file__, "--audit-only", str(path), "--draws", str(args.draws)]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.audit",
+                "--audit-only",
+                str(path),
+                "--draws",
+                str(args.draws),
+            ]
             answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         finally:
             path.unlink(missing_ok=True)

@@ -102,7 +102,7 @@ def evaluate(path: Path, method: DebiasingMethod, n_queries: int) -> dict[str, f
 
 def measure(path: Path, method: str, n_queries: int) -> dict[str, Any]:
     """Evaluate in a process of its own."""
-    command = [sys.executable, __file__, "--child", str(path), method, str(n_queries)]
+    command = [sys.executable, "-m", "benchmarks.growth", "--child", str(path), method, str(n_queries)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise InputError(f"the measured process failed: {done.stderr[-500:]}")

@@ -132,7 +132,7 @@ def peak_mib() -> float:
 
 def measure_memory(argv: Sequence[str]) -> dict[str, float]:
     """Run the fast way alone, in a process of its own."""
-    command = [sys.executable, __file__, *argv, "--memory_only"]
+    command = [sys.executable, "-m", "benchmarks.sem_scoring", *argv, "--memory_only"]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

@@ -6,7 +6,7 @@ the rounds is taken; processor time is given too, since it depends less on what 
 inputs have been digested once before, as in any run but the first. The last line is the largest ratio.
 
     git worktree add ../earlier 66a9262
-    python benchmarks/startup.py --baseline ../earlier
+    python -m benchmarks.startup --baseline ../earlier
 """
 
 from __future__ import annotations
@@ -22,9 +22,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-if __package__ in (None, ""):  # run by path: make the project importable
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from safe_io.checkout import ROOT
 from safe_io.errors import InputError, run_main

@@ -192,7 +192,8 @@ def measure(args: argparse.Namespace, argv: Sequence[str], world: Path) -> dict[
         out = Path(folder) / "rows.json"
         command = [
             sys.executable,
-            __file__,
+            "-m",
+            "benchmarks.suite",
             *argv,
             "--world",
             str(world),
