@@ -39,6 +39,7 @@ from fair_search.query_files import take_column
 from fair_search.report.audit_report import AuditReport, Pictures
 from fair_search.report.figures import display_name
 from fair_search.report.page import render
+from fair_search.reranking import RerankOptions, class_prompts, rerank_names
 from safe_io.arrays import read_matrix
 from safe_io.digests import remembered_sha256
 from safe_io.documents import unknown
@@ -79,6 +80,7 @@ def run_audit(args: argparse.Namespace) -> int:
         print(f"left out: {name}: {why}", file=sys.stderr)
     _check_shown(args, queries, tuple(audited))
     _check_width(embeddings, audited, args.embeddings)
+    rerank = _rerank(args, tuple(audited), text, groups)
     with tqdm(total=len(embeddings), unit="row", desc="searching", unit_scale=True) as bar:
         found = audit(
             embeddings,
@@ -88,6 +90,7 @@ def run_audit(args: argparse.Namespace) -> int:
             AuditSettings(tuple(sorted(set(args.k))), args.desired, args.bootstrap, args.draws, args.seed),
             labels=labels,
             index=_index(args, embeddings),
+            rerank=rerank,
             reference_per_group=args.reference,
             source=str(args.embeddings),
             device=args.device,
@@ -161,6 +164,20 @@ def _check_width(embeddings: np.ndarray, audited: Mapping[str, AuditedMethod], p
             f"{path} has width {embeddings.shape[1]}, but the queries have width {width}; images and queries "
             f"must be embedded by one model"
         )
+
+
+def _rerank(
+    args: argparse.Namespace, methods: tuple[str, ...], text: TextStore | None, groups: Groups
+) -> RerankOptions | None:
+    """Say what is re-ranked, and by which labels; None if nothing is."""
+    if not args.rerank:
+        return None
+    names = rerank_names(args.rerank, methods)
+    if args.rerank_labels == "given":
+        return RerankOptions(names)
+    if args.bias is None or text is None:
+        raise InputError("--rerank-labels predicted needs --bias and a model or --text-embeddings")
+    return RerankOptions(names, class_prompts(load_bias(args.bias), text, groups, args.device))
 
 
 def _index(args: argparse.Namespace, embeddings: np.ndarray) -> Any:

@@ -23,6 +23,7 @@ from fair_search.bootstrap import list_length
 from fair_search.index_shift import compare_index
 from fair_search.judging import AuditSettings, RankedLists, judge
 from fair_search.ranking import Scorer, TopLists, rank_images
+from fair_search.reranking import RerankedAudit, RerankOptions, rerank_audit
 from safe_io.arrays import check_rows, float_rows
 from safe_io.errors import InputError, as_input_error
 
@@ -111,6 +112,8 @@ class Audit:
         before any debiasing; columns of `table`.
     left_out_queries : mapping
         Query → methods that leave nothing of it, since it lies in the bias itself.
+    reranked : RerankedAudit or None
+        What re-ranking reaches, if it was asked for.
     """
 
     table: pd.DataFrame
@@ -123,6 +126,7 @@ class Audit:
     skipped_by_index: tuple[str, ...] = ()
     first_on_all: pd.DataFrame | None = None
     left_out_queries: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    reranked: RerankedAudit | None = None
 
 
 def audit(
@@ -134,6 +138,7 @@ def audit(
     *,
     labels: QueryLabels | None = None,
     index: Any = None,
+    rerank: RerankOptions | None = None,
     reference_per_group: int = REFERENCE_PER_GROUP,
     chunk_rows: int = IMAGE_ROWS,
     source: str = "embeddings",
@@ -158,6 +163,8 @@ def audit(
         Where they are given, precision is judged too.
     index : faiss.Index, optional
         Searched as well, for the methods that change text alone.
+    rerank : RerankOptions, optional
+        What is re-ranked to the desired shares as well.
     reference_per_group : int
         Where a method needs labelled images (bendvlm, bendsem-bi), so many of each group, at most half of it,
         are drawn at random and given to it. No method can then retrieve them: what a method has seen is never
@@ -237,7 +244,24 @@ def audit(
     first_on_all = None
     if on_all is not None:
         first_on_all = _means_of({first: on_all}, groups, queries, labels, settings)
-    return Audit(table, lists, groups, counts, settings, reference, approximate, skipped, first_on_all, empty)
+    reranked = None
+    if rerank is not None:
+        reranked = rerank_audit(
+            embeddings,
+            scorers,
+            lists,
+            groups,
+            keep,
+            settings,
+            rerank,
+            labels,
+            chunk_rows=chunk_rows,
+            source=source,
+            device=device,
+        )
+    return Audit(
+        table, lists, groups, counts, settings, reference, approximate, skipped, first_on_all, empty, reranked
+    )
 
 
 _ON_ALL = "(first method on all images)"

@@ -12,7 +12,7 @@ import pandas as pd
 
 from fair_search.audit import Audit
 from fair_search.fairness_metrics import METRICS
-from fair_search.judging import RANDOM_ORDER
+from fair_search.judging import RANDOM_ORDER, RankedLists
 from fair_search.report.audit_page import audit_page
 from fair_search.report.audit_report import AuditReport
 from fair_search.report.figures import display_name
@@ -44,6 +44,7 @@ def write_audit(
         Method → why it is not in the audit.
     """
     found = report.audit
+    tables = [found.table] if found.reranked is None else [found.table, found.reranked.table]
     record = summary(found) | {
         "options": dict(options),
         "left_out_methods": dict(left_out),
@@ -51,7 +52,7 @@ def write_audit(
     }
     contents = {
         "report.html": render(audit_page(report)),
-        "audit.csv": _csv_text(found.table),
+        "audit.csv": _csv_text(pd.concat(tables, ignore_index=True)),
         "retrieved.csv": _csv_text(retrieved(report)),
         "audit.json": json_text(record),
     }
@@ -69,9 +70,14 @@ def _csv_text(table: pd.DataFrame) -> str:
 
 
 def retrieved(report: AuditReport) -> pd.DataFrame:
-    """List what each method retrieves: method, query, rank, row, id and group."""
-    lists, names = report.audit.lists, report.names
-    top = max(report.audit.settings.ks)
+    """List what each method retrieves, re-ranked lists too: method, query, rank, row, id and group."""
+    found = report.audit
+    parts = [found.lists] if found.reranked is None else [found.lists, found.reranked.lists]
+    return pd.concat([_retrieved(report, lists) for lists in parts], ignore_index=True)
+
+
+def _retrieved(report: AuditReport, lists: RankedLists) -> pd.DataFrame:
+    names, top = report.names, max(report.audit.settings.ks)
     index = pd.MultiIndex.from_product(
         [lists.methods, lists.queries, range(1, top + 1)], names=["method", "query", "rank"]
     )
@@ -104,6 +110,10 @@ def summary(found: Audit) -> dict[str, Any]:
         record["first_method_on_all_images"] = _records(
             found.first_on_all[["method", "k", "metric", "value", "low", "high"]]
         )
+    if found.reranked is not None:
+        again = found.reranked.table
+        means = again[again["scope"] == "mean"][["method", "k", "metric", "value", "difference"]]
+        record["reranked"] = found.reranked.record() | {"means": _records(means)}
     if found.left_out_queries:
         record["left_out_queries"] = {query: list(names) for query, names in found.left_out_queries.items()}
     return record
@@ -127,10 +137,23 @@ def means_table(found: Audit) -> str:
             row = means.loc[(method, metric)] if (method, metric) in means.index else None
             cells.append("" if row is None else f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]")
         lines.append(cells)
+    lines += _reranked_lines(found, k)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
     title = f"K = {k}, means over {len(found.lists.queries)} queries with 95 % intervals"
     return "\n".join([title, *text])
+
+
+def _reranked_lines(found: Audit, k: int) -> list[list[str]]:
+    """Cells of the re-ranked lists' means, which have no intervals."""
+    if found.reranked is None:
+        return []
+    table = found.reranked.table
+    means = table[(table["scope"] == "mean") & (table["k"] == k)].set_index(["method", "metric"])["value"]
+    return [
+        [display_name(name), *(f"{means[name, metric]:.3f}" for metric in found.lists.metrics)]
+        for name in found.reranked.lists.methods
+    ]
 
 
 def first_on_all_line(found: Audit) -> str:

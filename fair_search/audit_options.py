@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from debiasing_methods.registry import METHODS
+from debiasing_methods.reranking import ALGORITHMS
 from fair_search.audit import REFERENCE_PER_GROUP
 from fair_search.cli import add_backbone_options
 from fair_search.judging import DESIRED, UNITS
@@ -110,6 +111,21 @@ def _add_measure_options(parser: argparse.ArgumentParser) -> None:
         "--k", nargs="+", type=int, default=list(_DEFAULT_KS), metavar="K", help="depths (default: 10 50 100)"
     )
     add("--desired", choices=DESIRED, default="data", help="desired shares (default: the data's)")
+    add(
+        "--rerank",
+        nargs="+",
+        default=[],
+        metavar="A",
+        help=f"also re-rank lists to the desired shares: {', '.join(ALGORITHMS)} after the first method, or "
+        "after another (sem-bi+detcons); the lists are in retrieved.csv",
+    )
+    add(
+        "--rerank-labels",
+        choices=("given", "predicted"),
+        default="given",
+        help="labels that re-ranking sees: the attribute's (default), or predicted from the images, which "
+        "needs --bias; it is judged by the attribute's",
+    )
     add("--bootstrap", choices=UNITS, default="images", help="what intervals of means draw (default: images)")
     add("--draws", type=int, default=1000, help="bootstrap draws (default: %(default)s)")
     add("--seed", type=int, default=0, help="of draws and noise (default: %(default)s)")
@@ -163,6 +179,8 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
         raise InputError(f"an audit needs {choices(missing)} (see --help); or give --from-results")
     if args.label_column is None and args.query_labels is not None:
         raise InputError("--query-labels needs --label-column: the metadata column of the images' labels")
+    if args.rerank_labels == "predicted" and not args.rerank:
+        raise InputError("--rerank-labels predicted: there is nothing to re-rank; give --rerank")
     for name in ("draws", "thumbnails", "reference"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} must be at least 1, got {getattr(args, name)}")

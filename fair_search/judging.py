@@ -185,6 +185,16 @@ def judge(lists: RankedLists, codes: np.ndarray, n_groups: int, settings: AuditS
     return table[list(COLUMNS)]
 
 
+def values_table(lists: RankedLists, values: np.ndarray, settings: AuditSettings) -> pd.DataFrame:
+    """Make a table as `judge` does, of values ``(metrics, M, Q, len(ks))`` and without intervals."""
+    means = values.mean(axis=2)[:, :, None]
+    frames = [
+        _frame(lists, settings.ks, "query", value=values),
+        _frame(lists, settings.ks, "mean", value=means, difference=means - means[:, :1]),
+    ]
+    return pd.concat(frames, ignore_index=True).reindex(columns=list(COLUMNS))
+
+
 def _draws(lists: RankedLists, counts: np.ndarray, settings: AuditSettings) -> Iterator[np.ndarray]:
     """Metrics of each bootstrap draw of images, float32."""
     shape = lists.rows.shape

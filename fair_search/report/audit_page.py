@@ -5,6 +5,8 @@ Symbols: K depth, C groups, M methods, Q queries.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -51,6 +53,7 @@ def audit_page(report: AuditReport) -> Page:
                 [Section(f"K = {k}", (), [_metrics_table(report, k)], folded=True) for k in settings.ks
                  if k != report.k]),
         _utility_section(report),
+        *([_reranked_section(report)] if report.audit.reranked is not None else []),
         _query_section(report),
         sheet_section(report),
         *([_index_section(report)] if report.audit.approximate is not None else []),
@@ -163,6 +166,45 @@ def _utility_section(report: AuditReport) -> Section:
     ]  # fmt: skip
     alt = describe_points(table, report.k, "max_skew", utility)
     return Section("Fairness and utility", notes, [Figure(source, alt, caption)])
+
+
+def _reranked_section(report: AuditReport) -> Section:
+    """Show what re-ranking reaches: the ceiling for methods that change embeddings."""
+    found, base = report.audit.reranked, report.methods[0]
+    table = found.table
+    means = table[(table["scope"] == "mean") & (table["k"] == report.k)].set_index(["method", "metric"])
+    metrics = list(report.audit.lists.metrics)
+    rows = [
+        (display_name(base), [Cell(number(report.means(report.k).loc[(base, m), "value"])) for m in metrics])
+    ]
+    rows += [
+        (display_name(name), [Cell(number(means.loc[(name, m), "value"])) for m in metrics])
+        for name in found.lists.methods
+    ]
+    notes = [
+        "Re-ranking takes the best images of each group in the shares that were asked for, at every depth of "
+        "the list. It needs the group of every image. It is the ceiling against which methods that change "
+        "embeddings are to be measured. Values are means over the queries."
+    ]
+    if found.label_error is not None:
+        notes.append(
+            f"The groups were predicted from the images, and {found.label_error:.1%} of the predictions are "
+            f"wrong. Shares hold for the predictions; the table is judged by the groups of the metadata."
+        )
+    notes += [line for name in found.lists.methods if (line := _not_kept(name, found.counts[name]))]
+    columns = ["Lists", *(METRICS[m].label for m in metrics)]
+    return Section("After ranking", notes, [Table(f"Re-ranked lists of {report.k} images", columns, rows)])
+
+
+def _not_kept(name: str, counts: Mapping[str, int]) -> str:
+    """Say what re-ranking could not keep; empty if it kept everything."""
+    if not any(counts.values()):
+        return ""
+    return (
+        f"{display_name(name)} could not keep all shares: a group had fewer images than its share in "
+        f"{counts['below_floor']} beginnings of lists and more in {counts['above_ceiling']}, and "
+        f"{counts['fallbacks']} images were taken since no group that was due had one left."
+    )
 
 
 def _query_section(report: AuditReport) -> Section:
