@@ -50,15 +50,19 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    values, at = torch.topk(scores, k, dim=1)
-    last = values[:, -1:]  # topk takes any of the scores that equal the K-th: take the first ones
-    ambiguous = (scores == last).sum(dim=1) > (values == last).sum(dim=1)
-    for query in torch.nonzero(ambiguous).flatten().tolist():
+    values, at = torch.topk(scores, min(k + 1, scores.shape[1]), dim=1)
+    equal = values[:, 1:] == values[:, :-1]
+    values, at = values[:, :k].contiguous(), at[:, :k].contiguous()
+    # topk takes any of the scores that equal the K-th: take the first ones
+    for query in torch.nonzero(equal[:, k - 1 :].any(dim=1)).flatten().tolist():
         order = torch.sort(scores[query], descending=True, stable=True).indices[:k]
         values[query], at[query] = scores[query, order], order
-    at, order = torch.sort(at, dim=1)
-    values, order = torch.sort(values.gather(1, order), dim=1, descending=True, stable=True)
-    return values, at.gather(1, order)
+    tied = torch.nonzero(equal.any(dim=1)).flatten()  # the order of all others is the only one
+    if len(tied):
+        positions, order = torch.sort(at[tied], dim=1)
+        values[tied], order = torch.sort(values[tied].gather(1, order), dim=1, descending=True, stable=True)
+        at[tied] = positions.gather(1, order)
+    return values, at
 
 
 class TopK:
