@@ -200,7 +200,7 @@ def test_a_step_is_clipped_adam_and_unit_norm(embeddings):
 def test_parts_of_a_batch_add_up(embeddings, monkeypatch):
     whole = SaeTraining(embeddings, SMALL)
     losses = [whole.take_step()]
-    monkeypatch.setattr(matryoshka, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(matryoshka, "ROWS", 7)
     parts = SaeTraining(embeddings, SMALL)
     losses.append(parts.take_step())
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
@@ -295,7 +295,7 @@ def test_rows_that_are_all_the_same_cannot_be_standardized():
 
 def test_report_numbers_against_their_definitions(embeddings, monkeypatch):
     monkeypatch.setattr(
-        "bias_evaluation.training_runs.sae_report.ROWS_AT_ONCE", 32
+        "bias_evaluation.training_runs.sae_report.ROWS", 32
     )  # several parts, the last one short
     rng = np.random.default_rng(3)
     w_e, b_e, w_d, b_pre = (

@@ -108,7 +108,7 @@ def test_dropout():
 
 
 def test_bias_targets_are_means_of_the_nearest_sentences(monkeypatch):
-    monkeypatch.setattr(optimization, "_ROWS_AT_ONCE", 7)  # 20 images: whole steps and a rest
+    monkeypatch.setattr(optimization, "IMAGE_ROWS", 7)  # 20 images: whole steps and a rest
     images, sentences = images_of(20), 3 * corpus()
     for x, b in zip(images, bias_targets(images, sentences), strict=True):
         nearest = sorted(
