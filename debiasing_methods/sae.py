@@ -22,12 +22,15 @@ class SparseAutoencoder:
     encoder_bias : Tensor of shape (s,), float32
     decoder_weight : Tensor of shape (d, s), float32
     pre_bias : Tensor of shape (d,), float32
+    threshold : float
+        θ: latents up to it count as 0 (BatchTopK autoencoders, arXiv:2412.06410); 0 keeps all positive ones.
     """
 
     encoder_weight: Tensor
     encoder_bias: Tensor
     decoder_weight: Tensor
     pre_bias: Tensor
+    threshold: float = 0.0
 
     def __post_init__(self) -> None:
         """Check that the shapes go together."""
@@ -60,9 +63,10 @@ class SparseAutoencoder:
         Returns
         -------
         Tensor of shape (n, s)
-            Non-negative latents, all of them (no top-k).
+            Non-negative latents, all that are above the threshold (no top-k).
         """
-        return torch.relu((x - self.pre_bias) @ self.encoder_weight.T + self.encoder_bias)
+        latents = torch.relu((x - self.pre_bias) @ self.encoder_weight.T + self.encoder_bias)
+        return latents * (latents > self.threshold) if self.threshold > 0 else latents
 
     def decode(self, latents: Tensor) -> Tensor:
         """Raw embeddings ``(n, d)`` of latents ``(n, s)``."""
@@ -71,13 +75,15 @@ class SparseAutoencoder:
     def to(self, device: str | torch.device) -> SparseAutoencoder:
         """Return a copy on another device."""
         parts = (self.encoder_weight, self.encoder_bias, self.decoder_weight, self.pre_bias)
-        return SparseAutoencoder(*(part.to(device) for part in parts))
+        return SparseAutoencoder(*(part.to(device) for part in parts), self.threshold)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the tensors under the release's names."""
+        threshold = {"threshold": torch.tensor([self.threshold])} if self.threshold > 0 else {}
         return {
             "bpre": self.pre_bias,
             "encoder.weight": self.encoder_weight,
             "encoder.bias": self.encoder_bias,
             "decoder.weight": self.decoder_weight,
+            **threshold,
         }

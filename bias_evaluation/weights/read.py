@@ -56,12 +56,16 @@ def load_sae(path: str | os.PathLike[str], *, dim: int, make: str = _MAKE) -> Sp
 
 def sae_from_state_dict(weights: Mapping[str, object], path: str | os.PathLike[str]) -> SparseAutoencoder:
     """Build an SAE from tensors under the release's names; `path` is for the error line."""
+    threshold = 0.0
+    if "threshold" in weights:
+        threshold = float(take_matrix(weights, "threshold", ndim=1, path=path)[0])
     with as_input_error(str(path)):
         return SparseAutoencoder(
             encoder_weight=take_matrix(weights, "encoder.weight", ndim=2, path=path),
             encoder_bias=take_matrix(weights, "encoder.bias", ndim=1, path=path),
             decoder_weight=take_matrix(weights, "decoder.weight", ndim=2, path=path),
             pre_bias=take_matrix(weights, "bpre", ndim=1, path=path),
+            threshold=threshold,
         )
 
 
