@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -26,6 +27,8 @@ from debiasing_methods.reranking import ALGORITHMS
 from safe_io.errors import InputError, run_main
 from safe_io.locks import claim, remove_abandoned
 from safe_io.notices import warnings_as_lines
+
+MOST_OF_A_KIND = 5  # lines about files that one command makes
 
 
 @dataclass(frozen=True)
@@ -202,15 +205,35 @@ def print_grid(grid: list[PlannedResult]) -> None:
     print(f"{len(grid)} results: " + ", ".join(f"{kinds.count(k)} {k}" for k in dict.fromkeys(kinds)))
 
 
+def grouped_by_kind(lines: Sequence[str]) -> list[str]:
+    """Shorten a long list of what is missing: a few lines for each command that makes it, and a count."""
+    kinds: dict[str, list[str]] = {}
+    for line in lines:
+        command = re.search(r"`(?:python|bash) (\S+)", line)
+        kinds.setdefault(command[1] if command else line, []).append(line)
+    shown = []
+    for command, own in kinds.items():
+        shown += own if len(own) <= MOST_OF_A_KIND else own[: MOST_OF_A_KIND - 1]
+        if len(own) > MOST_OF_A_KIND:
+            shown.append(f"{len(own) - MOST_OF_A_KIND + 1} more that {command} makes")
+    return shown
+
+
 def select_work(grid: list[PlannedResult], *, overwrite: bool, skip_missing: bool) -> list[PlannedResult]:
     """Choose what to compute; raise where something is missing or was made from other inputs."""
     lacking = [item for item in grid if item.state.kind == "lacks"]
-    for line in dict.fromkeys(chain.from_iterable(item.state.missing for item in lacking)):
+    missing = list(dict.fromkeys(chain.from_iterable(item.state.missing for item in lacking)))
+    for line in grouped_by_kind(missing):
         print(f"missing: {line}", file=sys.stderr)
     if lacking and not skip_missing:
         raise InputError(
             f"{len(lacking)} of {len(grid)} results lack something (listed above), the first: "
             f"{lacking[0].key.stem}; provide it, or pass --skip-missing to compute the rest"
+        )
+    if lacking and not any(item.state.kind != "lacks" for item in grid):
+        raise InputError(
+            f"nothing can be computed: all {len(grid)} results lack something (listed above), the first: "
+            f"{lacking[0].key.stem}"
         )
     stale = [item for item in grid if item.state.kind == "stale"]
     if stale and not overwrite:

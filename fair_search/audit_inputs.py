@@ -5,7 +5,6 @@ Symbols: N images, Q queries. Metadata has one row an image: in the order of the
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from fair_search.audit import Groups, QueryLabels
 from fair_search.bias_files import BiasFile
 from fair_search.query_files import read_queries, read_table, take_column
 from fair_search.reference import label_text
-from safe_io.documents import choices, unknown
+from safe_io.documents import choices, read_alike, unknown
 from safe_io.errors import InputError
 
 MOST_GROUPS = 50
@@ -284,15 +283,6 @@ def doubtful_groups(groups: Groups, ks: Sequence[int], bias: BiasFile | None = N
             f"= {max(ks)}: {choices(rare)}; their shares move by chance"
         )
     return lines
-
-
-def read_alike(names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Find names that differ only in case, spaces and the form of their characters."""
-    found: dict[str, tuple[str, ...]] = {}
-    for name in names:
-        key = " ".join(unicodedata.normalize("NFKC", name).casefold().replace("_", " ").split())
-        found[key] = (*found.get(key, ()), name)
-    return [alike for alike in found.values() if len(alike) > 1]
 
 
 def looks_missing(name: str) -> bool:

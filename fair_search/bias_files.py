@@ -36,7 +36,7 @@ from bias_evaluation.prompts.sentences import (
     read_diverse,
 )
 from fair_search.config_files import config_folder, prompt_folder
-from safe_io.documents import Section, choices, describe, read_yaml
+from safe_io.documents import Section, check_distinct, choices, describe, read_yaml
 from safe_io.errors import InputError
 from safe_io.files import sha256_json
 
@@ -254,6 +254,7 @@ def _checked(bias: BiasFile) -> BiasFile:
     classes = tuple(group.common.bias_prompts)
     if len(classes) < 2:
         raise InputError(f"{bias.source}: 'classes' must hold at least two, found: {choices(classes)}")
+    check_distinct(classes, f"{bias.source}: 'classes'")
     pairs = _harmful_pairs(group.common.spurious)
     harmful = _by_query(bias.kinds.get("harmful", pairs), pairs, bias.source)
     bias = replace(bias, kinds={**bias.kinds, "harmful": harmful})

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from safe_io.documents import choices
-from safe_io.errors import InputError
+from safe_io.errors import InputError, plain_reason
 from safe_io.files import atomic_path, dump_weights, load_weights
 
 # torch takes seconds to import; commands that only split or list arrays need none of it.
@@ -63,7 +63,9 @@ def load_array(path: Path, what: str, make: str) -> np.ndarray:
         # copy-on-write: torch takes only what could be written to, and the file stays as it is
         array = np.load(path, mmap_mode="c", allow_pickle=False)
     except Exception as error:  # the readers raise many kinds for damaged files
-        raise InputError(f"{what} cannot be read: {path}: {error}; make it again with {make}") from None
+        raise InputError(
+            f"{what} cannot be read: {path}: {plain_reason(error)}; make it again with {make}"
+        ) from None
     if not isinstance(array, np.ndarray):  # NumPy opens a zip archive as well
         raise InputError(f"{what} cannot be read: {path}: not one array; make it again with {make}")
     return array
@@ -104,7 +106,7 @@ def load_arrays(path: Path, what: str, names: Sequence[str]) -> list[np.ndarray]
     except InputError:
         raise
     except Exception as error:  # zip and npy readers raise many kinds for damaged files
-        raise InputError(f"{what} cannot be read: {path}: {error}") from None
+        raise InputError(f"{what} cannot be read: {path}: {plain_reason(error)}") from None
 
 
 def _check_unpacked_size(path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
+import re
 import reprlib
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +30,18 @@ _TYPE_NAMES = {
     dict: "a mapping",
 }
 
+
+_QUOTE = 'put texts that hold {…}, :, #, @, % or quotes, and words such as no, in "quotes"'
+_NEEDS_QUOTES = re.compile(r"""[{}@%`&*!|>#"']|:\s|\[""")
+# What YAML 1.1 makes of words and numbers that were meant as text.
+_NO_TEXT = {
+    bool: "YAML reads words such as no, yes, on and off as true or false",
+    int: "YAML reads it as a number (010 as 8, 10:30 as 630)",
+    float: "YAML reads it as a number",
+    datetime.date: "YAML reads it as a date",
+    type(None): "YAML reads it, or an empty value, as nothing",
+    dict: "YAML reads {…} and 'name: value' as a mapping",
+}
 
 if hasattr(yaml, "CSafeLoader"):
 
@@ -90,13 +105,27 @@ def read_yaml(path: Path, what: str) -> Any:
     InputError
         The file is missing, not UTF-8 or not YAML, or a mapping in it has a key twice.
     """
+    text = ""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        text = path.read_text(encoding="utf-8")
+        return yaml.load(text, Loader=_Loader)
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"{what} not found: {path}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         reason = " ".join(str(error).split())  # YAML's own messages have several lines
-        raise InputError(f"{what} is not valid YAML: {path}: {reason}") from None
+        raise InputError(f"{what} is not valid YAML: {path}: {reason}{_pointed_at(error, text)}") from None
+
+
+def _pointed_at(error: Exception, text: str) -> str:
+    """Show the place of a YAML error with a caret, and a hint if quotes would help; all in one line."""
+    mark = getattr(error, "problem_mark", None)
+    lines = text.splitlines()
+    if mark is None or mark.line >= len(lines):
+        return ""
+    line = lines[mark.line]
+    start, end = max(0, mark.column - 40), mark.column + 20
+    shown = f"; at the caret: {line[start : mark.column].lstrip()}^{line[mark.column : end]}"
+    return shown + (f"; {_QUOTE}" if _NEEDS_QUOTES.search(line) else "")
 
 
 def check_utf8(name: str, what: str) -> None:
@@ -137,7 +166,7 @@ class Section:
             raise InputError(f"{where}: a mapping is needed, found {describe(value)}")
         for key in value:
             if not isinstance(key, str):
-                raise InputError(f"{where}: key {key!r} is not text; put it in quotes")
+                raise InputError(f"{where}: key {key!r} is not text{quote_hint(key) or '; put it in quotes'}")
         self.where = where
         self._left = dict(value)
         self._known: list[str] = []
@@ -177,7 +206,10 @@ class Section:
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise InputError(f"{self.where}: '{key}' must be {_TYPE_NAMES[kind]}, found {describe(value)}")
+            hint = quote_hint(value) if kind is str else ""
+            raise InputError(
+                f"{self.where}: '{key}' must be {_TYPE_NAMES[kind]}, found {describe(value)}{hint}"
+            )
         return value
 
     def take_any(self, key: str, default: Any = _MISSING) -> Any:
@@ -226,8 +258,31 @@ def as_strings(value: Any, where: str) -> tuple[str, ...]:
         raise InputError(f"{where} must be a list with at least one text, found {describe(value)}")
     for entry in value:
         if not isinstance(entry, str) or not entry.strip():
-            raise InputError(f"{where} must hold texts only, found {describe(entry)}")
+            raise InputError(f"{where} must hold texts only, found {describe(entry)}{quote_hint(entry)}")
     return tuple(value)
+
+
+def quote_hint(value: Any) -> str:
+    """Say why YAML did not read a value as text, and how to write it; empty for a list or a blank text."""
+    for kind, why in _NO_TEXT.items():
+        if isinstance(value, kind):
+            return f"; {why}: if it is meant as text, put it in quotes"
+    return ""
+
+
+def read_alike(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Find names that differ only in case, spaces, '_' and the form of their characters."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        key = " ".join(unicodedata.normalize("NFKC", name).casefold().replace("_", " ").split())
+        found[key] = (*found.get(key, ()), name)
+    return [alike for alike in found.values() if len(alike) > 1]
+
+
+def check_distinct(names: Sequence[object], where: str) -> None:
+    """Raise `InputError` if two names of classes read alike: they would be two classes of one kind."""
+    for alike in read_alike(list(map(str, names))):
+        raise InputError(f"{where}: {' and '.join(map(repr, alike))} read alike; keep one of them")
 
 
 def describe(value: Any) -> str:

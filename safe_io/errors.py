@@ -15,6 +15,7 @@ EXIT_INTERRUPTED = 130
 # New objects before Python looks for cycles among them. Imports make a million that stay: with the default of
 # 700 looking at them takes a tenth of a command's start.
 _OBJECTS_BEFORE_COLLECTION = 50_000
+_UNSAFE = ("allow_pickle", "weights_only", "pickle", "add_safe_globals")
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -40,6 +41,17 @@ def as_input_error(where: str) -> Iterator[None]:
         raise
     except ValueError as error:
         raise InputError(f"{where}: {error}" if where else str(error)) from None
+
+
+def plain_reason(error: BaseException) -> str:
+    """Say in one line what a reader of arrays or weights complained of, without its advice.
+
+    NumPy and torch advise to load untrusted files in a way that executes what is in them.
+    """
+    reason = _one_line(error)
+    if any(word in reason for word in _UNSAFE):
+        return "it is damaged, or holds Python objects, which are not loaded since that would execute code"
+    return reason or type(error).__name__
 
 
 def run_main(main: Callable[[], int]) -> int:

@@ -369,7 +369,11 @@ def build_metadata(dataset: str, folder: Path, *, rebuild: bool = False) -> pd.D
         return read_metadata(path)
     if dataset not in BUILDERS:
         raise InputError(
-            f"no metadata builder for dataset '{dataset}'; choose from: {choices(list(BUILDERS))}"
+            f"{path} is missing, and there are no known label files of a dataset '{dataset}' (known: "
+            f"{choices(list(BUILDERS))}): write metadata.feather with pandas, one row per image, with "
+            f"the columns file_name ('a.jpg'), file_path ('images/a.jpg', from this folder) and one for each "
+            f"label: pandas.DataFrame({{'file_name': names, 'file_path': paths, 'gender': labels}})"
+            f".to_feather('{path}')"
         )
     table = BUILDERS[dataset](folder)
     if dataset not in _REPEATING:

@@ -13,7 +13,7 @@ from torch import nn
 from bias_evaluation.embedding.identity import existing_checkpoint
 from bias_evaluation.grid.configs import Backbone
 from safe_io.documents import Section, unknown
-from safe_io.errors import InputError
+from safe_io.errors import InputError, plain_reason
 from safe_io.files import read_json
 
 HUGGING_FACE = "pip install '.[transformers]'"
@@ -77,7 +77,7 @@ def build_model(backbone: Backbone, *, device: str, precision: str) -> tuple[nn.
 def _reason(error: Exception) -> str:
     if isinstance(error, ImportError) or "transformers" in str(error).lower():
         return f"its text tower or tokenizer needs the package transformers: {HUGGING_FACE}"
-    return str(error) or type(error).__name__
+    return plain_reason(error)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from debiasing_methods.base import DebiasingMethod
 from debiasing_methods.registry import METHODS, get_method, import_method
 from debiasing_methods.training.prism import PrismHyperparameters
 from safe_io.checkout import ROOT
-from safe_io.documents import Section, choices, describe, read_yaml, unknown
+from safe_io.documents import Section, check_distinct, choices, describe, read_yaml, unknown
 from safe_io.errors import InputError
 
 TASKS = ("retrieval", "zs_classification")
@@ -534,6 +534,7 @@ def _labels(section: Section, column: str | None = None) -> Labels:
             f"true, false), found {describe(values)}"
         )
     section.finish()
+    check_distinct(values, f"{section.where}: 'values'")
     return Labels(column, tuple(values))
 
 

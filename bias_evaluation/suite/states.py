@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -18,12 +19,6 @@ from debiasing_methods import base
 from debiasing_methods.registry import get_method
 from safe_io.errors import InputError
 from safe_io.files import sha256_file, sha256_json
-
-_MAKERS = {
-    "embeddings": "precompute_embeddings.py",
-    "metadata": "precompute_embeddings.py",
-    "folds": "generate_splits.py",
-}
 
 
 class States:
@@ -74,7 +69,9 @@ class States:
     def lacks(self, key: ResultKey) -> dict[str, list[str]]:
         """Component → what is missing of it for a result and how to get it; empty where nothing is."""
         found = {
-            component: [f"{path} ({_MAKERS[component]} makes it)" for path in paths if not path.is_file()]
+            component: [
+                f"{path} (make it with `{self._maker(component)}`)" for path in paths if not path.is_file()
+            ]
             for component, paths in self.inputs.files.items()
         }
         for component, look in (
@@ -89,6 +86,18 @@ class States:
             known = set(chain.from_iterable(found.values()))  # without prompts, nothing can say which weights
             found[component] = [line for line in lines if line not in known]
         return {component: lines for component, lines in found.items() if lines}
+
+    def _maker(self, component: str) -> str:
+        """Return the command that makes a file of the dataset's folder."""
+        folder = shlex.quote(str(self.inputs.folder))
+        if component == "folds":
+            return f"python generate_splits.py --dataset_path {folder}"
+        alone = " --metadata-only" if component == "metadata" else ""  # the same whatever the backbone
+        backbone = next(iter(self.inputs.config.backbones)) if alone else self.inputs.backbone.name
+        return (
+            f"python precompute_embeddings.py --model_id {shlex.quote(backbone)} --dataset_name "
+            f"{self.inputs.config.dataset} --dataset_path {folder}{alone}"
+        )
 
     def _missing_prompts(self, key: ResultKey) -> list[str]:
         self.inputs.prompts(key.setting).check_for(key.method.name, get_method(key.method.name).needs)

@@ -12,6 +12,8 @@ from bias_evaluation.weights.kinds import PRISM, SAE, ZSDEBIAS, WeightKind
 from debiasing_methods.training.prism import PrismHyperparameters
 
 _RELEASED = ("human", "animal")  # ZSDebias corpora of the release's models
+# Datasets that the paper trained ZSDebias on, by bias corpus.
+_TRAINED_ON = {"human": ("LFW", "UTKFace", "FACET"), "animal": ("ImageNet100", "COCO")}
 OFFICIAL = "official"  # name of the release's prompts, where they are installed
 
 
@@ -69,7 +71,7 @@ def sae_file(root: Path, prompts: str, backbone: Backbone, given: Path | None = 
     target = given or f"debiasing_methods/sae_weights/{prompts}/{name}"
     make = (
         f"train it with `python debiasing_methods/sae_training.py --backbone {backbone.name} "
-        f"--output {target} …`" + _or_download(backbone)
+        f"--output {target} --prompts FILE`, FILE with one prompt per line," + _or_download(backbone)
     )
     return WeightFile(given, make) if given else find(root, SAE, prompts, name, make)
 
@@ -77,9 +79,10 @@ def sae_file(root: Path, prompts: str, backbone: Backbone, given: Path | None = 
 def zsdebias_file(root: Path, prompts: str, backbone: Backbone, kind: str, seed: int) -> WeightFile:
     """Find a ZSDebias model; `kind` is the bias corpus that it was trained with."""
     name = f"{backbone.name}_{kind}_zsdebias_{seed}.pth"
+    folders = " ".join(f"data/{folder}" for folder in _TRAINED_ON.get(kind, ("DIR",)))
     make = (
         f"train it with `python debiasing_methods/zsdebias_training.py --bias_attribute {kind} --clip_model "
-        f"{backbone.name} --seed {seed} --prompts {prompts} --dataset_paths …` "
+        f"{backbone.name} --seed {seed} --prompts {prompts} --dataset_paths {folders}` "
         f"(train_zsdebias.sh: all of the paper's)" + (_or_download(backbone) if kind in _RELEASED else "")
     )
     return find(root, ZSDEBIAS, prompts, name, make)

@@ -62,12 +62,16 @@ def test_dry_run_without_any_data(world: World, capsys: pytest.CaptureFixture[st
     assert last == "15 results: 15 lacks"
     assert world.cli() == 2
     listed = capsys.readouterr().err.splitlines()[:-1]
+    embed = f"precompute_embeddings.py --model_id alpha --dataset_name portraits --dataset_path {world.data}"
+    folds = f"generate_splits.py --dataset_path {world.data}"
     made = {
-        "precompute_embeddings.py": (embeddings_name("alpha"), METADATA),
-        "generate_splits.py": (TRAIN_INDICES, VAL_INDICES),
+        embeddings_name("alpha"): embed,
+        METADATA: f"{embed} --metadata-only",
+        TRAIN_INDICES: folds,
+        VAL_INDICES: folds,
     }
     assert listed == [
-        f"missing: {world.data / name} ({maker} makes it)" for maker, names in made.items() for name in names
+        f"missing: {world.data / name} (make it with `python {maker}`)" for name, maker in made.items()
     ]
     assert world.tree() == before
 

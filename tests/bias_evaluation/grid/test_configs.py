@@ -267,7 +267,7 @@ CASES: dict[str, tuple[Change, list[str]]] = {
     ),
     "key that is no text": (
         lambda made: made["celeba"].update({1: 2}),
-        ["celeba.yml", "key 1 is not text; put it in quotes"],
+        ["celeba.yml", "key 1 is not text; YAML reads it as a number"],
     ),
     "backbones missing": (drop("celeba", "backbones"), ["'backbones' is missing"]),
     "backbones empty": (

@@ -360,7 +360,7 @@ def test_weights_are_those_it_names(
     assert evaluate(*paths) == 2
     about_sae, about_prism, _ = capsys.readouterr().err.splitlines()
     assert about_sae.startswith(f"missing: {project / 'mine' / 'sae.pth'} (train it with `python ")
-    assert f"--output {project / 'mine' / 'sae.pth'} …`" in about_sae
+    assert f"--output {project / 'mine' / 'sae.pth'} --prompts FILE`" in about_sae
     assert "_setting=waterbirds_epochs=2_num_bases=0_num_samples=200_seed=0_lr=0.1_" in about_prism
     assert "--num_samples 200 --lr 0.1 --epochs 2 --batch_size 64 --wd 0.0`" in about_prism
     (project / "mine").mkdir()
