@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,6 @@ from safe_io.files import save_weights
 DIM, LATENTS, HIDDEN, CONTEXT = 32, 60, 12, 40
 TEXT_MODEL = {"context_length": CONTEXT, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1}
 NETWORKS = {"encoder": (DIM, 2 * DIM), "decoder": (DIM, DIM)}
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> Iterator[None]:
-    """Keep tiny products on one thread: on a busy machine more threads make them ten times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)

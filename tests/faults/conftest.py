@@ -14,20 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from fault_case import Case
 from fault_world import World, make_world
 
 from safe_io.checkout import ROOT
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> Iterator[None]:
-    """Keep tiny products on one thread: on a busy machine more threads make them ten times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
