@@ -32,7 +32,7 @@ from bias_evaluation.datasets.image_loading import (
     dead_workers_as_input_errors,
     read_batches,
 )
-from bias_evaluation.datasets.metadata import METADATA, SKIPPED, write_metadata
+from bias_evaluation.datasets.metadata import METADATA, SKIPPED, read_metadata, write_metadata
 from bias_evaluation.datasets.rgb import Reading, Remarks
 from bias_evaluation.datasets.tar_images import TarRows, in_tars
 from bias_evaluation.embedding.encoder import Encoder
@@ -281,6 +281,7 @@ def find_embeddings(
     if not imported and manifest.get("digest") != sha256_json(
         _identity(backbone, precision, paths, reading or Reading())
     ):
+        _check_current(folder, metadata)
         raise InputError(
             f"{target} exists and was not made from this model, precision and image list (or lacks its "
             f"manifest); pass --overwrite to replace it"
@@ -288,6 +289,13 @@ def find_embeddings(
     shutil.rmtree(parts_folder(target), ignore_errors=True)  # of a run that was killed as it finished
     remove_abandoned(folder)
     return target
+
+
+def _check_current(folder: Path, metadata: pd.DataFrame) -> None:
+    """Raise if another run has meanwhile left out unreadable images, and with them rows of the metadata."""
+    path = folder / METADATA
+    if path.is_file() and set(read_metadata(path).get("file_path", ())) < set(metadata["file_path"]):
+        raise InputError(f"another run has changed {path} since this one read it; run the command again")
 
 
 def _image_paths(folder: Path, metadata: pd.DataFrame) -> list[str]:

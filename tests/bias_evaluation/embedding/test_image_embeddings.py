@@ -17,7 +17,7 @@ from PIL import Image
 
 import precompute_embeddings
 from bias_evaluation.datasets.folder import embeddings_name
-from bias_evaluation.datasets.metadata import METADATA, build_metadata, read_metadata
+from bias_evaluation.datasets.metadata import METADATA, build_metadata, read_metadata, write_metadata
 from bias_evaluation.embedding import image_embeddings as module
 from bias_evaluation.embedding.encoder import Encoder
 from bias_evaluation.embedding.image_embeddings import embed_dataset, manifest_path
@@ -405,6 +405,16 @@ def test_another_list_of_images_is_refused(encoder: CountingEncoder, folder: Pat
     run(encoder, folder)
     metadata = read_metadata(folder / METADATA).iloc[::-1].reset_index(drop=True)
     with pytest.raises(InputError, match="was not made from this model, precision and image list"):
+        embed_dataset(encoder, folder, metadata, batch_size=8, workers=0, progress=False)
+
+
+def test_a_run_that_read_the_metadata_before_another_left_images_out_says_so(
+    encoder: CountingEncoder, folder: Path
+) -> None:
+    metadata = build_metadata("colored_digits", folder)
+    write_metadata(folder / METADATA, metadata.iloc[1:].reset_index(drop=True))
+    run(encoder, folder)
+    with pytest.raises(InputError, match=r"another run has changed .*metadata.* run the command again"):
         embed_dataset(encoder, folder, metadata, batch_size=8, workers=0, progress=False)
 
 
