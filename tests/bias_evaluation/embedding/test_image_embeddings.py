@@ -411,7 +411,7 @@ def test_another_list_of_images_is_refused(encoder: CountingEncoder, folder: Pat
 def test_a_run_that_read_the_metadata_before_another_left_images_out_says_so(
     encoder: CountingEncoder, folder: Path
 ) -> None:
-    metadata = build_metadata("colored_digits", folder)
+    metadata = build_metadata("portraits", folder)
     write_metadata(folder / METADATA, metadata.iloc[1:].reset_index(drop=True))
     run(encoder, folder)
     with pytest.raises(InputError, match=r"another run has changed .*metadata.* run the command again"):
