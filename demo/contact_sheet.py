@@ -45,7 +45,7 @@ class Row:
     Attributes
     ----------
     query, method : str
-        Sentence of the query, and result name of the method.
+        Sentence of the query, and name of the method as tables show it.
     files : tuple of pathlib.Path
         Pictures, best first.
     counts : dict of str to int
@@ -59,7 +59,7 @@ class Row:
 
     @property
     def caption(self) -> str:
-        """Method and counts, such as "vanilla: 17 woman, 3 man"."""
+        """Method and counts, such as "Base CLIP: 17 woman, 3 man"."""
         return f"{self.method}: {', '.join(f'{n} {group}' for group, n in self.counts.items())}"
 
 
@@ -117,7 +117,10 @@ def retrieve(workspace: Workspace, key: ResultKey, query: str, shown: int) -> Ro
     folder = workspace.options.data_root / workspace.config.folder
     files = tuple(folder / name for name in data.metadata["file_path"].iloc[rows])
     return Row(
-        prompts[query].queries[0], key.method.name, files, dict(zip(classes, counts.tolist(), strict=True))
+        prompts[query].queries[0],
+        method.display_name,
+        files,
+        dict(zip(classes, counts.tolist(), strict=True)),
     )
 
 
@@ -210,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for m in ("vanilla", args.method)
     ]
     stem = args.output_dir / f"contact_sheet_{backbone.stem}"
-    title = f"The first {args.shown} people retrieved, before and after {args.method}"
+    title = f"The first {args.shown} people retrieved, before and after {rows[-1].method}"
     write_text(stem.with_name(f"{stem.name}.html"), make_html(rows, title))
     save_both(draw_sheet(rows), stem)
     for row in rows:

@@ -23,12 +23,12 @@ def rows(tmp_path: Path) -> list[Row]:
         files.append(tmp_path / f"{i}.png")
         Image.fromarray(np.full((64, 64, 3), 80 * i, dtype=np.uint8)).save(files[-1])
     return [
-        Row("A <b>photo", method, tuple(files), {"woman": 1, "man": 2}) for method in ("vanilla", "sem-bi")
+        Row("A <b>photo", method, tuple(files), {"woman": 1, "man": 2}) for method in ("Base CLIP", "SEM_bi")
     ]
 
 
 def test_a_caption_has_method_and_counts(rows: list[Row]) -> None:
-    assert rows[0].caption == "vanilla: 1 woman, 2 man"
+    assert rows[0].caption == "Base CLIP: 1 woman, 2 man"
 
 
 def test_a_figure_has_a_panel_per_row_with_its_pictures_in_order(rows: list[Row]) -> None:
