@@ -8,6 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+if __name__ == "__main__":  # before packages that may be missing, or take their time
+    from safe_io.start import guard_start
+
+    guard_start()
+
 from bias_evaluation.grid.configs import load_backbones
 from bias_evaluation.release.fetch import install_archive
 from bias_evaluation.release.files import BASE_URL

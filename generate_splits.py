@@ -7,6 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+if __name__ == "__main__":  # before packages that may be missing, or take their time
+    from safe_io.start import guard_start
+
+    guard_start()
+
 from bias_evaluation.datasets.folder import TRAIN_INDICES, VAL_INDICES, make_folds
 from bias_evaluation.datasets.metadata import METADATA, read_metadata
 from safe_io.arrays import save_array

@@ -8,6 +8,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+if __name__ == "__main__":  # before packages that may be missing, or take their time
+    from safe_io.start import guard_start
+
+    guard_start()
+
 from bias_evaluation.grid.configs import load_backbones
 from bias_evaluation.release.find import Found
 from bias_evaluation.release.install import Imported, import_release

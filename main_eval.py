@@ -11,6 +11,11 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
+if __name__ == "__main__":  # before packages that may be missing, or take their time
+    from safe_io.start import guard_start
+
+    guard_start()
+
 from tqdm import tqdm
 
 from bias_evaluation.embedding.encoder import check_device

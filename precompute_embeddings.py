@@ -7,6 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+if __name__ == "__main__":  # before packages that may be missing, or take their time
+    from safe_io.start import guard_start
+
+    guard_start()
+
 import pandas as pd
 
 from bias_evaluation.datasets.folder import read_manifest

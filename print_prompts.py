@@ -8,6 +8,11 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
+if __name__ == "__main__":  # before packages that may be missing, or take their time
+    from safe_io.start import guard_start
+
+    guard_start()
+
 from bias_evaluation.grid.configs import load_dataset_config
 from bias_evaluation.grid.methods import find_method
 from bias_evaluation.prompts.prism_texts import PrismTextSet, load_text_sets

@@ -7,6 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+if __name__ == "__main__":  # before packages that may be missing, or take their time
+    from safe_io.start import guard_start
+
+    guard_start()
+
 from bias_evaluation.results.aggregation import collect_results
 from safe_io.errors import run_main
 from safe_io.files import atomic_path

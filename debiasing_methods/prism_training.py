@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 if __package__ in (None, ""):  # run by path: make the project importable
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from safe_io.start import guard_start
+
+    guard_start()
 
 from torch import Tensor
 

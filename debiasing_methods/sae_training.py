@@ -15,6 +15,9 @@ from typing import Any
 
 if __package__ in (None, ""):  # run by path: make the project importable
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from safe_io.start import guard_start
+
+    guard_start()
 
 import torch
 from torch import Tensor

@@ -95,6 +95,10 @@ def run_main(main: Callable[[], int]) -> int:
             raise
         _say("error: not enough memory; choose smaller sizes, or a machine with more")
         return EXIT_BAD_INPUT
+    finally:
+        from safe_io.start import guard_end
+
+        guard_end()
 
 
 def _open_streams() -> None:
