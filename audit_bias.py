@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":  # before packages that may be missing, or take their time
     from safe_io.start import guard_start
@@ -14,37 +14,14 @@ if __name__ == "__main__":  # before packages that may be missing, or take their
     guard_start()
 
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
-from bias_evaluation.datasets.folder import check_images, read_manifest
 from bias_evaluation.datasets.rgb import Reading
-from bias_evaluation.embedding.identity import check_made_by
-from bias_evaluation.embedding.text_store import TextStore
-from fair_search.ann import build_index, check_index, open_index, set_parameters
-from fair_search.audit import AuditedMethod, Groups, audit, lacks_reference
-from fair_search.audit_files import first_on_all_line, means_table, write_audit
-from fair_search.audit_inputs import (
-    AuditQueries,
-    describe_groups,
-    doubtful_groups,
-    image_groups,
-    query_labels,
-    read_audit_queries,
-    read_metadata_rows,
-)
 from fair_search.audit_options import build_parser, checked
-from fair_search.audited_methods import load_audited_methods
+from fair_search.audit_settings import AuditSettings
 from fair_search.backbones import find_backbone
-from fair_search.bias_files import load_bias
 from fair_search.cli import chosen_backbone
-from fair_search.judging import AuditSettings
-from fair_search.loading import weights_file
-from fair_search.query_files import take_column
-from fair_search.report.audit_report import AuditReport, Pictures
-from fair_search.report.figures import display_name
 from fair_search.report.page import render
-from fair_search.reranking import RerankOptions, class_prompts, rerank_names
 from safe_io.arrays import read_matrix
 from safe_io.digests import remembered_sha256
 from safe_io.documents import unknown
@@ -52,11 +29,27 @@ from safe_io.errors import InputError, run_main
 from safe_io.files import write_text
 from safe_io.notices import warnings_as_lines
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bias_evaluation.embedding.text_store import TextStore
+    from fair_search.audit import AuditedMethod, Groups
+    from fair_search.audit_inputs import AuditQueries
+    from fair_search.report.audit_report import AuditReport, Pictures
+    from fair_search.reranking import RerankOptions
+
 MOST_LISTED = 20  # names in an error line
 
 
 def run_audit(args: argparse.Namespace) -> int:
     """Audit, write the files and print the table."""
+    from fair_search.audit import audit
+    from fair_search.audit_files import first_on_all_line, means_table, write_audit
+    from fair_search.audit_inputs import image_groups, query_labels, read_audit_queries, read_metadata_rows
+    from fair_search.audited_methods import load_audited_methods
+    from fair_search.report.audit_report import AuditReport
+    from fair_search.report.figures import display_name
+
     embeddings = read_matrix(args.embeddings, "image embeddings")
     metadata = read_metadata_rows(args.metadata, len(embeddings), args.id_column, args.ids)
     groups = image_groups(
@@ -130,6 +123,9 @@ def report_results(args: argparse.Namespace) -> int:
 
 def _check_origin(args: argparse.Namespace, text: TextStore | None, metadata: pd.DataFrame) -> None:
     """Compare the embeddings with the model of the text, and with the order of the metadata."""
+    from bias_evaluation.datasets.folder import check_images
+    from bias_evaluation.embedding.identity import check_made_by
+
     columns = [args.path_column, "file_path", *([args.id_column] if args.id_column else [])]
     in_order = check_images(args.embeddings, metadata, args.metadata, columns)
     backbone = text.backbone if text else None
@@ -138,6 +134,9 @@ def _check_origin(args: argparse.Namespace, text: TextStore | None, metadata: pd
 
 def _say_groups(args: argparse.Namespace, groups: Groups) -> None:
     """Print the groups before anything else, and what looks wrong with them."""
+    from fair_search.audit_inputs import describe_groups, doubtful_groups
+    from fair_search.bias_files import load_bias
+
     print(describe_groups(groups), flush=True)
     bias = None if args.bias is None else load_bias(args.bias)
     for line in doubtful_groups(groups, args.k, bias):
@@ -146,6 +145,8 @@ def _say_groups(args: argparse.Namespace, groups: Groups) -> None:
 
 def _without_tiny_groups(audited: dict[str, AuditedMethod], groups: Groups) -> dict[str, str]:
     """Leave out the methods that take labelled images, if a group has none to spare; return why."""
+    from fair_search.audit import lacks_reference
+
     names = [name for name, each in audited.items() if each.method.needs_reference]
     why = lacks_reference(groups) if names else ""
     if why and len(names) == len(audited):
@@ -175,6 +176,9 @@ def _rerank(
     args: argparse.Namespace, methods: tuple[str, ...], text: TextStore | None, groups: Groups
 ) -> RerankOptions | None:
     """Say what is re-ranked, and by which labels; None if nothing is."""
+    from fair_search.bias_files import load_bias
+    from fair_search.reranking import RerankOptions, class_prompts, rerank_names
+
     if not args.rerank:
         return None
     names = rerank_names(args.rerank, methods)
@@ -187,6 +191,8 @@ def _rerank(
 
 def _index(args: argparse.Namespace, embeddings: np.ndarray) -> Any:
     """Open or build the FAISS index that the options name; None where they name none."""
+    from fair_search.ann import build_index, check_index, open_index, set_parameters
+
     if args.faiss is None:
         if args.faiss_parameters is not None:
             raise InputError("--faiss-parameters needs an index: give --faiss")
@@ -210,6 +216,9 @@ def _index_file(args: argparse.Namespace) -> Path | None:
 
 def _digests(args: argparse.Namespace, text: TextStore | None, methods: Iterable[str]) -> dict[str, str]:
     """Digests of everything that an audit is made from."""
+    from fair_search.bias_files import load_bias
+    from fair_search.loading import weights_file
+
     names = ("embeddings", "metadata", "ids", "queries", "query_names")
     files = {name: getattr(args, name) for name in names} | {"index": _index_file(args)}
     given = _weights(args.weights)
@@ -234,6 +243,8 @@ def _warn_unreadable(report: AuditReport) -> None:
 
 
 def _text(args: argparse.Namespace) -> TextStore | None:
+    from bias_evaluation.embedding.text_store import TextStore
+
     backbone = chosen_backbone(args)
     if backbone is None and args.text_embeddings is None:
         return None
@@ -253,6 +264,10 @@ def _weights(pairs: Sequence[str]) -> dict[str, Path]:
 
 def _pictures(args: argparse.Namespace, metadata: pd.DataFrame) -> Pictures:
     """Say what the contact sheets show."""
+    from bias_evaluation.datasets.folder import read_manifest
+    from fair_search.query_files import take_column
+    from fair_search.report.audit_report import Pictures
+
     paths = None
     if args.images:
         paths = _Paths(args.images, take_column(metadata, args.path_column, args.metadata))

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":  # before packages that may be missing, or take their time
     from safe_io.start import guard_start
@@ -15,8 +15,6 @@ if __name__ == "__main__":  # before packages that may be missing, or take their
 
 import numpy as np
 
-from bias_evaluation.datasets.folder import check_images
-from bias_evaluation.embedding.identity import check_made_by
 from bias_evaluation.grid.configs import Backbone
 from fair_search.cli import (
     add_backbone_options,
@@ -24,15 +22,14 @@ from fair_search.cli import (
     chosen_backbone,
     method_help,
 )
-from fair_search.debiaser import Debiaser, Reference
-from fair_search.loading import load_debiaser, weights_file
-from fair_search.query_files import read_queries, read_table, take_column
-from fair_search.transform_files import transform_tensors
 from safe_io.arrays import read_matrix, write_matrix
 from safe_io.errors import InputError, run_main
 from safe_io.files import atomic_paths, dump_weights, json_text, sha256_file
 from safe_io.notices import warnings_as_lines
 from safe_io.provenance import versions
+
+if TYPE_CHECKING:
+    from fair_search.debiaser import Debiaser, Reference
 
 TRANSFORM, MANIFEST = ".transform.safetensors", ".manifest.json"  # suffixes of what stands beside the output
 _EPILOG = """
@@ -93,6 +90,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = build_parser().parse_args(argv)
+
+    from fair_search.loading import load_debiaser
+    from fair_search.query_files import read_queries
+    from fair_search.transform_files import transform_tensors
+
     _check_output(args)
     with warnings_as_lines():
         queries = read_queries(args.queries, args.column)
@@ -148,6 +150,10 @@ def _sibling(output: Path, suffix: str) -> Path:
 
 def _reference(args: argparse.Namespace, debiaser: Debiaser) -> Reference | None:
     """Read labelled images where the method needs them; only then may they be given."""
+    from bias_evaluation.datasets.folder import check_images
+    from bias_evaluation.embedding.identity import check_made_by
+    from fair_search.query_files import read_table, take_column
+
     files = {
         "--reference-embeddings": args.reference_embeddings,
         "--reference-metadata": args.reference_metadata,
@@ -194,6 +200,8 @@ def manifest(
     dict
         Plain values; the same for the same inputs.
     """
+    from fair_search.loading import weights_file
+
     text, bias = debiaser.text, debiaser.bias
     texts = not isinstance(queries, np.ndarray)
     weights, _ = weights_file(args.method, text.backbone if text else None, args.weights)

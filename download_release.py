@@ -14,9 +14,8 @@ if __name__ == "__main__":  # before packages that may be missing, or take their
     guard_start()
 
 from bias_evaluation.grid.configs import load_backbones
-from bias_evaluation.release.fetch import install_archive
 from bias_evaluation.release.files import BASE_URL
-from bias_evaluation.weights.kinds import KINDS
+from bias_evaluation.weights import KIND_NAMES
 from safe_io.checkout import ROOT
 from safe_io.documents import unknown
 from safe_io.errors import EXIT_BAD_INPUT, InputError, run_main
@@ -24,7 +23,7 @@ from safe_io.errors import EXIT_BAD_INPUT, InputError, run_main
 
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    names = ", ".join(KINDS)
+    names = ", ".join(KIND_NAMES)
     parser = argparse.ArgumentParser(
         description="Fetch the three weight archives of the paper's release and put their files into "
         "debiasing_methods/<kind>_weights/. A transfer that was cut goes on with the next call. Each archive "
@@ -35,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--only",
         nargs="+",
-        choices=list(KINDS),
+        choices=KIND_NAMES,
         metavar="NAME",
         help=f"some of: {names} (default: all)",
     )
@@ -72,8 +71,8 @@ def by_name(option: str, values: Sequence[str]) -> dict[str, str]:
         name, separator, rest = value.partition("=")
         if not separator or not rest:
             raise InputError(f"{option} {value}: NAME=VALUE is needed")
-        if name not in KINDS:
-            raise unknown("archive", name, list(KINDS), option)
+        if name not in KIND_NAMES:
+            raise unknown("archive", name, KIND_NAMES, option)
         if name in pairs:
             raise InputError(f"{option}: '{name}' is given twice")
         pairs[name] = rest
@@ -90,6 +89,10 @@ def check_digests(digests: dict[str, str]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = build_parser().parse_args(argv)
+
+    from bias_evaluation.release.fetch import install_archive
+    from bias_evaluation.weights.kinds import KINDS
+
     if not args.timeout > 0:
         raise InputError(f"--timeout must be positive, got {args.timeout:g}")
     sources, digests = by_name("--source", args.source), by_name("--sha256", args.sha256)

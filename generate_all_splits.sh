@@ -2,7 +2,7 @@
 # Draw the folds of every evaluation dataset: train_indices.npy and val_indices.npy beside its metadata.
 #
 #   bash generate_all_splits.sh                     the paper's folds
-#   bash generate_all_splits.sh --k_folds 5         arguments go to generate_splits.py
+#   bash generate_all_splits.sh --k-folds 5         arguments go to generate_splits.py
 #
 # DATA_ROOT   folder of the dataset folders (default: data, in the project)
 # PYTHON      interpreter (default: .venv/bin/python, else python3)
@@ -24,7 +24,7 @@ for folder in CelebA FairFace UTKFace Waterbirds; do
     fi
     echo "== $folder"
     code=0
-    "$PYTHON" generate_splits.py --dataset_path "$path" "$@" || code=$?
+    "$PYTHON" generate_splits.py --dataset-path "$path" "$@" || code=$?
     [ "$code" -eq 130 ] && exit 130  # Ctrl-C stops everything
     [ "$code" -ne 0 ] && failed+=("$folder")
 done

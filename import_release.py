@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if __name__ == "__main__":  # before packages that may be missing, or take their time
     from safe_io.start import guard_start
@@ -14,10 +15,12 @@ if __name__ == "__main__":  # before packages that may be missing, or take their
     guard_start()
 
 from bias_evaluation.grid.configs import load_backbones
-from bias_evaluation.release.find import Found
-from bias_evaluation.release.install import Imported, import_release
 from safe_io.checkout import ROOT
 from safe_io.errors import EXIT_BAD_INPUT, run_main
+
+if TYPE_CHECKING:
+    from bias_evaluation.release.find import Found
+    from bias_evaluation.release.install import Imported
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -68,6 +71,9 @@ def report(done: Imported, folder: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = build_parser().parse_args(argv)
+
+    from bias_evaluation.release.install import import_release
+
     backbones = load_backbones(ROOT / "config" / "backbones.yml")
     done = import_release(args.folder, args.to, backbones=list(backbones.values()), overwrite=args.overwrite)
     report(done, args.folder)

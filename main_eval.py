@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if __name__ == "__main__":  # before packages that may be missing, or take their time
     from safe_io.start import guard_start
@@ -18,20 +19,26 @@ if __name__ == "__main__":  # before packages that may be missing, or take their
 
 from tqdm import tqdm
 
-from bias_evaluation.embedding.encoder import check_device
 from bias_evaluation.embedding.engines import Call, Part, add_engine_options, check_engine_options, run_calls
 from bias_evaluation.grid.configs import DatasetConfig
 from bias_evaluation.grid.flat_configs import load_configs
-from bias_evaluation.grid.plan import ResultKey, RunOptions, Selection, State, check_selection, plan
-from bias_evaluation.results.records import differences, write_records
-from bias_evaluation.scoring.reranking import LABELS
-from bias_evaluation.suite.evaluate import batches, evaluate
-from bias_evaluation.suite.inputs import SharedCache
-from bias_evaluation.suite.workspace import Workspace
+from bias_evaluation.grid.plan import (
+    RERANKING_LABELS,
+    ResultKey,
+    RunOptions,
+    Selection,
+    State,
+    check_selection,
+    plan,
+)
 from debiasing_methods.reranking import ALGORITHMS
+from safe_io.command_line import ArgumentParser
 from safe_io.errors import InputError, run_main
 from safe_io.locks import claim, remove_abandoned
 from safe_io.notices import warnings_as_lines
+
+if TYPE_CHECKING:
+    from bias_evaluation.suite.workspace import Workspace
 
 MOST_OF_A_KIND = 5  # lines about files that one command makes
 
@@ -50,9 +57,10 @@ class PlannedResult:
         return self.key.path(self.workspace.options.output_dir)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """Describe the command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
+        published={"--backbones": "--backbone"},
         description="Evaluate debiasing methods: one JSON a result.",
         epilog="Without selectors everything in the configs is evaluated; of several configs, each gives "
         "what it has of the selected names. Results that are there and were made from the same inputs are "
@@ -68,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="dataset configs, e.g. config/celeba.yml, or flat configs of one result each",
     )
     add("--settings", nargs="+", metavar="S", help="only these task settings")
-    add("--backbones", nargs="+", metavar="B", help="only these backbones")
+    add("--backbone", nargs="+", metavar="B", help="only these backbones")
     add(
         "--methods",
         nargs="+",
@@ -97,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--retrieval-k", type=int, metavar="K", help="number of retrieved images (default: the config's)")
     add(
         "--rerank-labels",
-        choices=LABELS,
+        choices=RERANKING_LABELS,
         default="given",
         help="labels that re-ranking sees: given (default), or predicted zero-shot from the images",
     )
@@ -145,12 +153,16 @@ def run_options(args: argparse.Namespace, config: DatasetConfig) -> RunOptions:
 
 def make_grid(args: argparse.Namespace, part: Part | None = None) -> list[PlannedResult]:
     """List the results of the configs that the selectors allow, or those of a part, each with its state."""
+    from bias_evaluation.embedding.encoder import check_device
+    from bias_evaluation.suite.inputs import SharedCache
+    from bias_evaluation.suite.workspace import Workspace
+
     if args.retrieval_k is not None and args.retrieval_k < 1:
         raise InputError(f"--retrieval-k must be at least 1, got {args.retrieval_k}")
     if args.engine == "local":
         check_device(args.device)
     configs = load_configs(args.config)
-    selection = Selection(args.settings, args.backbones, args.methods, args.seeds)
+    selection = Selection(args.settings, args.backbone, args.methods, args.seeds)
     check_selection(configs, selection)
     planned = [(config, key) for config in configs for key in plan(config, selection)]
     check_plan(planned, args.text_embeddings)
@@ -190,7 +202,7 @@ def check_plan(planned: Sequence[tuple[DatasetConfig, ResultKey]], text_embeddin
     backbones = dict.fromkeys(key.backbone.name for _, key in planned)
     if text_embeddings and len(backbones) > 1:
         raise InputError(
-            f"--text-embeddings holds the text of one backbone; choose it with --backbones from: "
+            f"--text-embeddings holds the text of one backbone; choose it with --backbone from: "
             f"{', '.join(backbones)}"
         )
     sources: dict[str, Path] = {}
@@ -255,6 +267,9 @@ def compute(batch: Sequence[PlannedResult]) -> int:
 
     Those that another run is at, or has written meanwhile, are left out.
     """
+    from bias_evaluation.results.records import write_records
+    from bias_evaluation.suite.evaluate import evaluate
+
     with ExitStack() as claims:
         ours = [
             item for item in batch if claims.enter_context(claim(item.path)) and not _written_meanwhile(item)
@@ -266,6 +281,8 @@ def compute(batch: Sequence[PlannedResult]) -> int:
 
 
 def _written_meanwhile(item: PlannedResult) -> bool:
+    from bias_evaluation.results.records import differences
+
     if item.state.kind != "to do" or not item.path.is_file():
         return False
     if changed := differences(item.path, item.workspace.states.digests(item.key)):
@@ -282,6 +299,8 @@ def run(work: list[PlannedResult]) -> int:
     Labels, folds and K are checked for all workspaces before anything is written, embeddings and weights for
     each workspace before its own results are.
     """
+    from bias_evaluation.suite.evaluate import batches
+
     parts: dict[Workspace, list[PlannedResult]] = {}
     for item in work:
         parts.setdefault(item.workspace, []).append(item)
@@ -317,7 +336,7 @@ def run_on_ray(
     if args.text_embeddings is None:
         names = dict.fromkeys(backbone for _, backbone in wanted)
         texts = [
-            Call("main_eval", [*argv, "--engine", "local", "--text-only", "--backbones", name], name)
+            Call("main_eval", [*argv, "--engine", "local", "--text-only", "--backbone", name], name)
             for name in names
         ]
         run_calls(texts, device=args.device, what="encoding text")

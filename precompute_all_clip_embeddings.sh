@@ -2,7 +2,7 @@
 # Embed every dataset with every backbone. Embeddings that are there are kept, so it can be run again.
 #
 #   bash precompute_all_clip_embeddings.sh
-#   bash precompute_all_clip_embeddings.sh --device cuda --precision fp16 --batch_size 256
+#   bash precompute_all_clip_embeddings.sh --device cuda --precision fp16 --batch-size 256
 #
 # Arguments go to precompute_embeddings.py.
 # DATA_ROOT   folder of the dataset folders (default: data, in the project)
@@ -31,8 +31,8 @@ for folder in "${FOLDERS[@]}"; do
     for backbone in "${BACKBONES[@]}"; do
         echo "== $folder, $backbone"
         code=0
-        "$PYTHON" precompute_embeddings.py --model_id "$backbone" --dataset_name "$name" \
-            --dataset_path "$path" "$@" || code=$?
+        "$PYTHON" precompute_embeddings.py --backbone "$backbone" --dataset-name "$name" \
+            --dataset-path "$path" "$@" || code=$?
         [ "$code" -eq 130 ] && exit 130  # Ctrl-C stops everything
         [ "$code" -ne 0 ] && failed+=("$folder:$backbone")
     done

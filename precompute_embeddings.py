@@ -6,56 +6,53 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if __name__ == "__main__":  # before packages that may be missing, or take their time
     from safe_io.start import guard_start
 
     guard_start()
 
-import pandas as pd
-
-from bias_evaluation.datasets.folder import read_manifest
-from bias_evaluation.datasets.image_loading import usable_cores
-from bias_evaluation.datasets.metadata import METADATA, build_metadata
 from bias_evaluation.datasets.rgb import Reading
-from bias_evaluation.datasets.webdataset import build_tar_metadata
-from bias_evaluation.embedding.encoder import PRECISIONS, Encoder, check_device
-from bias_evaluation.embedding.engines import add_engine_options, check_engine_options
-from bias_evaluation.embedding.identity import existing_checkpoint
-from bias_evaluation.embedding.image_embeddings import Stream, embed_dataset, find_embeddings, join_dataset
-from bias_evaluation.grid.configs import DATASETS, Backbone, get_backbone
+from bias_evaluation.embedding.engines import add_engine_options, check_engine_options, usable_cores
+from bias_evaluation.grid.configs import DATASETS, PRECISIONS, Backbone, get_backbone
+from safe_io.command_line import ArgumentParser
 from safe_io.errors import InputError, run_main
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bias_evaluation.embedding.encoder import Encoder
+    from bias_evaluation.embedding.image_embeddings import Stream
 
 _BACKBONES = Path(__file__).resolve().parent / "config" / "backbones.yml"
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """Describe the command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
+        published={"--model_id": "--backbone"},
         description="Embed every image of a dataset with one backbone.",
         epilog="A killed run continues where it was. Embeddings are raw (not normalised), one row an image, "
         "float32 after --precision fp32 and float16 after the others.",
     )
     parser.add_argument(
-        "--model_id", "--model-id", required=True, metavar="NAME", help="backbone, e.g. ViT-B-16 or ViT-B/16"
+        "--backbone", required=True, metavar="NAME", help="backbone, e.g. ViT-B-16 or ViT-B/16"
     )
     parser.add_argument(
-        "--dataset_name",
         "--dataset-name",
         required=True,
         metavar="NAME",
         help=f"which dataset the folder holds: {', '.join(DATASETS)}; or another, with metadata.feather",
     )
-    parser.add_argument("--dataset_path", "--dataset-path", required=True, type=Path, help="dataset folder")
+    parser.add_argument("--dataset-path", required=True, type=Path, help="dataset folder")
     parser.add_argument(
         "--webdataset",
         metavar="PATTERN",
         help="take the images from tar files as img2dataset writes them, e.g. 'DIR/{00000..00009}.tar'; "
         "metadata (keys, captions, Parquet columns) and embeddings go to the dataset folder",
     )
-    parser.add_argument(
-        "--batch_size", "--batch-size", type=int, default=64, help="images a forward pass (default: 64)"
-    )
+    parser.add_argument("--batch-size", type=int, default=64, help="images a forward pass (default: 64)")
     parser.add_argument(
         "--workers",
         type=int,
@@ -109,11 +106,18 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = build_parser().parse_args(argv)
+
+    from bias_evaluation.datasets.folder import read_manifest
+    from bias_evaluation.datasets.metadata import METADATA
+    from bias_evaluation.embedding.encoder import check_device
+    from bias_evaluation.embedding.identity import existing_checkpoint
+    from bias_evaluation.embedding.image_embeddings import embed_dataset, find_embeddings, join_dataset
+
     workers = usable_cores() if args.workers is None else args.workers
     if args.batch_size < 1 or workers < 0:
-        raise InputError("--batch_size must be at least 1 and --workers at least 0")
+        raise InputError("--batch-size must be at least 1 and --workers at least 0")
     part = check_engine_options(args)
-    backbone = get_backbone(args.model_id, args.backbones_file)
+    backbone = get_backbone(args.backbone, args.backbones_file)
     check_device(args.device)
     existing_checkpoint(backbone)  # before the metadata, which is written
     if part and (args.rebuild_metadata or not (args.dataset_path / METADATA).is_file()):
@@ -161,6 +165,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def read_or_build_metadata(args: argparse.Namespace) -> pd.DataFrame:
     """Read the metadata of the folder, or make it from label files or tar files."""
+    from bias_evaluation.datasets.metadata import build_metadata
+    from bias_evaluation.datasets.webdataset import build_tar_metadata
+
     if args.webdataset is None:
         return build_metadata(args.dataset_name, args.dataset_path, rebuild=args.rebuild_metadata)
     return build_tar_metadata(args.webdataset, args.dataset_path, rebuild=args.rebuild_metadata)
@@ -168,6 +175,8 @@ def read_or_build_metadata(args: argparse.Namespace) -> pd.DataFrame:
 
 def load_encoder(args: argparse.Namespace, backbone: Backbone) -> tuple[Encoder, Stream | None]:
     """Load the model, and choose who computes: on Ray this process needs its preprocessing alone."""
+    from bias_evaluation.embedding.encoder import Encoder
+
     if args.engine == "local":
         return Encoder(backbone, device=args.device, precision=args.precision), None
     from bias_evaluation.embedding.ray_embedding import ray_stream

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if __name__ == "__main__":  # before packages that may be missing, or take their time
     from safe_io.start import guard_start
@@ -14,13 +15,12 @@ if __name__ == "__main__":  # before packages that may be missing, or take their
     guard_start()
 
 from bias_evaluation.grid.configs import load_dataset_config
-from bias_evaluation.grid.methods import find_method
 from bias_evaluation.prompts.prism_texts import PrismTextSet, load_text_sets
-from bias_evaluation.prompts.sentences import MethodPrompts, PromptGroup, SettingPrompts
-from bias_evaluation.prompts.setting_prompts import load_setting_prompts
-from debiasing_methods.registry import METHODS
 from safe_io.documents import unknown
 from safe_io.errors import run_main
+
+if TYPE_CHECKING:
+    from bias_evaluation.prompts.sentences import MethodPrompts, PromptGroup, SettingPrompts
 
 Block = tuple[str, tuple[str, ...]]  # a title, and the lines below it
 SAMPLES = 5  # sentences shown of a PRISM text set
@@ -116,6 +116,11 @@ def print_text_set(name: tuple[str, str], text_set: PrismTextSet) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = build_parser().parse_args(argv)
+
+    from bias_evaluation.grid.methods import find_method
+    from bias_evaluation.prompts.setting_prompts import load_setting_prompts
+    from debiasing_methods.registry import METHODS
+
     config = load_dataset_config(args.config)
     prompts = args.prompts or config.prompts
     if args.prism is not None:

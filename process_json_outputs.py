@@ -12,7 +12,6 @@ if __name__ == "__main__":  # before packages that may be missing, or take their
 
     guard_start()
 
-from bias_evaluation.results.aggregation import collect_results
 from safe_io.errors import run_main
 from safe_io.files import atomic_path
 
@@ -47,6 +46,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     args = build_parser().parse_args(argv)
+
+    from bias_evaluation.results.aggregation import collect_results
+
     table, warnings = collect_results(args.input_dir)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)

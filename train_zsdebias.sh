@@ -27,8 +27,8 @@ for backbone in "${BACKBONES[@]}"; do
         [ "$type" = human ] && folders=("${human[@]}") || folders=("${animal[@]}")
         echo "== $backbone, $type (${folders[*]})"
         code=0
-        "$PYTHON" debiasing_methods/zsdebias_training.py --dataset_paths "${folders[@]/#/$DATA_ROOT/}" \
-            --bias_attribute "$type" --clip_model "$backbone" --seeds 0 1 2 "$@" || code=$?
+        "$PYTHON" debiasing_methods/zsdebias_training.py --dataset-paths "${folders[@]/#/$DATA_ROOT/}" \
+            --bias-attribute "$type" --backbone "$backbone" --seeds 0 1 2 "$@" || code=$?
         [ "$code" -eq 130 ] && exit 130  # Ctrl-C stops everything
         [ "$code" -ne 0 ] && failed+=("$backbone:$type")
     done

@@ -19,14 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from benchmarks.sem_scoring import peak_mib
-from debiasing_methods.base import QueryGroup, Vanilla
-from debiasing_methods.projections import OrthProj, PrismMini
-from fair_search.audit import AuditedMethod, Groups, audit
-from fair_search.judging import AuditSettings
+from fair_search.audit_settings import AuditSettings
 from safe_io.arrays import read_matrix
 from safe_io.errors import InputError, run_main
 from safe_io.files import write_json
@@ -62,6 +57,13 @@ def group_codes(rows: int) -> np.ndarray:
 
 def run_audit(path: Path, draws: int) -> dict[str, Any]:
     """Audit the file; rows, seconds and peak memory of this process."""
+    import torch
+
+    from benchmarks.sem_scoring import peak_mib
+    from debiasing_methods.base import QueryGroup, Vanilla
+    from debiasing_methods.projections import OrthProj, PrismMini
+    from fair_search.audit import AuditedMethod, Groups, audit
+
     embeddings = read_matrix(path, "image embeddings")  # as the command does
     rows, dim = embeddings.shape
     generator = torch.Generator().manual_seed(0)
@@ -114,6 +116,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add("--audit-only", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
+
+    import torch
+
     if args.audit_only:
         print(json.dumps(run_audit(args.audit_only, args.draws)))
         return 0

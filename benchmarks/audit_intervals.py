@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fair_search.audit_settings import AuditSettings
 from fair_search.bootstrap import list_length
-from fair_search.fairness_metrics import FAIRNESS
-from fair_search.judging import RANDOM_ORDER, AuditSettings, RankedLists, judge
 from safe_io.errors import run_main
 from safe_io.files import write_json
 
@@ -34,6 +33,9 @@ def simulate(
     shares: Sequence[float], advantage: Sequence[float], args: argparse.Namespace
 ) -> dict[str, dict[str, float]]:
     """Simulate one world; metric → coverage, mean and mean in random order."""
+    from fair_search.fairness_metrics import FAIRNESS
+    from fair_search.judging import RANDOM_ORDER, RankedLists, judge
+
     random = np.random.default_rng(args.seed)
     settings = AuditSettings(ks=(args.k,), draws=args.draws)
     found, chance = [], []

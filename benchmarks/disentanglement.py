@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.sem_scoring import peak_mib
 from disentanglement_study.probes import ProbeSettings, cross_validate
 from safe_io.errors import run_main
 from safe_io.files import write_json
@@ -91,6 +90,8 @@ def run(latents: np.ndarray, subjects: np.ndarray, biases: np.ndarray, tol: floa
 
 def measure(name: str, tol: float) -> dict[str, Any]:
     """Measure one case."""
+    from benchmarks.sem_scoring import peak_mib
+
     case = CASES[name]
     started = time.perf_counter()
     latents, subjects, biases = make_latents(case)

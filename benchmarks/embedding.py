@@ -9,7 +9,7 @@ command needs to start and end is measured on a folder of one batch.
 
     python -m benchmarks.embedding
     python -m benchmarks.embedding --model RN50 --workers 0 1 2
-    python -m benchmarks.embedding --device cuda --precision fp16 --images 20000 --batch_size 256
+    python -m benchmarks.embedding --device cuda --precision fp16 --images 20000 --batch-size 256
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 import yaml
 from PIL import Image
 from tqdm import tqdm
 
-from bias_evaluation.datasets.image_loading import usable_cores
-from bias_evaluation.embedding.encoder import PRECISIONS, Encoder
-from bias_evaluation.grid.configs import Backbone, get_backbone
+from bias_evaluation.embedding.engines import usable_cores
+from bias_evaluation.grid.configs import PRECISIONS, Backbone, get_backbone
 from safe_io.checkout import ROOT
 from safe_io.errors import InputError, run_main
 from safe_io.files import write_json
+
+if TYPE_CHECKING:
+    from bias_evaluation.embedding.encoder import Encoder
 
 OUTPUT = Path(__file__).resolve().parent / "output" / "embedding.json"
 SIZES = ((178, 218), (224, 224), (448, 448))  # width and height: CelebA, FairFace, FairFace doubled
@@ -73,10 +74,11 @@ def make_dataset(folder: Path, n: int, random: np.random.Generator) -> Path:
 def make_backbone(name: str, folder: Path) -> tuple[Backbone, Path]:
     """Write a checkpoint with random weights, and a backbone file that names it."""
     import open_clip
+    import torch
 
     shipped = get_backbone(name, ROOT / "config" / "backbones.yml")
     if shipped.open_clip.endswith(".json"):
-        raise InputError(f"--model {name}: choose a backbone that open_clip knows by name")
+        raise InputError(f"--backbone {name}: choose a backbone that open_clip knows by name")
     logging.disable(logging.WARNING)  # open_clip warns that the weights are random
     torch.manual_seed(0)
     model = open_clip.create_model(shipped.open_clip, force_quick_gelu=shipped.quick_gelu)
@@ -102,9 +104,9 @@ def run_command(
     args: argparse.Namespace, model: str, backbones: Path, dataset: Path, workers: int | None
 ) -> None:
     """Embed a folder as a user does; embeddings and metadata of an earlier run are made anew."""
-    command = [sys.executable, str(ROOT / "precompute_embeddings.py"), "--model_id", model]
-    command += ["--dataset_name", FOLDER_DATASET, "--dataset_path", str(dataset), "--overwrite"]
-    command += ["--batch_size", str(args.batch_size), "--device", args.device, "--precision", args.precision]
+    command = [sys.executable, str(ROOT / "precompute_embeddings.py"), "--backbone", model]
+    command += ["--dataset-name", FOLDER_DATASET, "--dataset-path", str(dataset), "--overwrite"]
+    command += ["--batch-size", str(args.batch_size), "--device", args.device, "--precision", args.precision]
     command += ["--backbones-file", str(backbones), "--rebuild-metadata"]
     command += [] if workers is None else ["--workers", str(workers)]
     environment = os.environ | ({"OMP_NUM_THREADS": str(args.threads)} if args.threads else {})
@@ -115,6 +117,8 @@ def run_command(
 
 def forward_pass(encoder: Encoder, n: int, batch_size: int) -> Callable[[], None]:
     """Make a task: encode n images in batches, from one random tensor on the model's device."""
+    import torch
+
     shape = encoder.preprocess(Image.new("RGB", SIZES[0])).shape
     images = torch.randn(min(n, batch_size), *shape).to(encoder.device)
 
@@ -127,6 +131,8 @@ def forward_pass(encoder: Encoder, n: int, batch_size: int) -> Callable[[], None
 
 def decode_milliseconds(encoder: Encoder, repeats: int = 40) -> dict[str, float]:
     """Processor time to decode and preprocess one file of each size, with one thread as in a worker."""
+    import torch
+
     threads, result = torch.get_num_threads(), {}
     torch.set_num_threads(1)
     for size in SIZES:
@@ -219,9 +225,9 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Nothing is downloaded: pictures and weights are random. Minutes on a CPU.",
     )
     add = parser.add_argument
-    add("--model", default="ViT-B-16", metavar="NAME", help="backbone (default: ViT-B-16)")
+    add("--backbone", default="ViT-B-16", metavar="NAME", help="backbone (default: ViT-B-16)")
     add("--images", type=int, default=500, metavar="N", help="JPEG files (default: 500)")
-    add("--batch_size", "--batch-size", type=int, default=64, metavar="N", help="(default: 64)")
+    add("--batch-size", type=int, default=64, metavar="N", help="(default: 64)")
     text = "numbers of decoding processes, one run each (default: the command's own)"
     add("--workers", type=int, nargs="+", default=[None], metavar="N", help=text)
     add("--threads", type=int, metavar="N", help="threads of torch, in both (default: torch's)")
@@ -234,6 +240,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def describe_machine(args: argparse.Namespace) -> dict[str, Any]:
     """Collect what the figures depend on."""
+    import torch
+
     facts = {"cores": usable_cores(), "threads": torch.get_num_threads()}
     facts |= {"architecture": platform.machine(), "instructions": torch.backends.cpu.get_cpu_capability()}
     if args.device == "cuda":
@@ -244,14 +252,19 @@ def describe_machine(args: argparse.Namespace) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit code."""
     args = build_parser().parse_args(argv)
+
+    import torch
+
+    from bias_evaluation.embedding.encoder import Encoder
+
     if min(args.images, args.batch_size) < 1:
-        raise InputError("--images and --batch_size must be at least 1")
+        raise InputError("--images and --batch-size must be at least 1")
     if args.threads:
         torch.set_num_threads(args.threads)
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        backbone, backbones = make_backbone(args.model, folder)
+        backbone, backbones = make_backbone(args.backbone, folder)
         whole = make_dataset(folder / "whole", args.images, random)
         small = make_dataset(folder / "small", min(args.images, args.batch_size), random)
         datasets = {"whole": whole, "small": small}

@@ -26,9 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.embedding import FOLDER_DATASET, ROOT, load_average, make_backbone, make_dataset
-from bias_evaluation.datasets.folder import embeddings_name
-from bias_evaluation.datasets.image_loading import usable_cores
-from bias_evaluation.embedding.engines import ENGINES
+from bias_evaluation.embedding.engines import ENGINES, usable_cores
 from safe_io.errors import InputError, run_main
 from safe_io.files import write_json
 
@@ -39,9 +37,9 @@ def seconds_of_command(
     args: argparse.Namespace, engine: str, threads: int, backbones: Path, folder: Path
 ) -> float:
     """Wall-clock seconds of one run of the command."""
-    command = [sys.executable, str(ROOT / "precompute_embeddings.py"), "--model_id", args.model]
-    command += ["--dataset_name", FOLDER_DATASET, "--dataset_path", str(folder), "--overwrite"]
-    command += ["--batch_size", str(args.batch_size), "--backbones-file", str(backbones), "--engine", engine]
+    command = [sys.executable, str(ROOT / "precompute_embeddings.py"), "--backbone", args.backbone]
+    command += ["--dataset-name", FOLDER_DATASET, "--dataset-path", str(folder), "--overwrite"]
+    command += ["--batch-size", str(args.batch_size), "--backbones-file", str(backbones), "--engine", engine]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     started = time.perf_counter()
     environment["OMP_NUM_THREADS"] = str(threads)
@@ -53,8 +51,10 @@ def seconds_of_command(
 
 def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Run each engine with each number of threads, on few images and on all; one row each."""
+    from bias_evaluation.datasets.folder import embeddings_name
+
     random = np.random.default_rng(0)
-    backbone, backbones = make_backbone(args.model, folder)
+    backbone, backbones = make_backbone(args.backbone, folder)
     few = 2 * args.batch_size
     sizes = {n: make_dataset(folder / str(n), n, random) for n in (few, args.images)}
     rows, expected = [], {}
@@ -99,9 +99,9 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Nothing is downloaded: pictures and weights are random. Minutes on a CPU.",
     )
     add = parser.add_argument
-    add("--model", default="ViT-B-16", metavar="NAME", help="backbone (default: ViT-B-16)")
+    add("--backbone", default="ViT-B-16", metavar="NAME", help="backbone (default: ViT-B-16)")
     add("--images", type=int, default=160, metavar="N", help="JPEG files (default: 160)")
-    add("--batch_size", "--batch-size", type=int, default=8, metavar="N", help="(default: 8)")
+    add("--batch-size", type=int, default=8, metavar="N", help="(default: 8)")
     text = "threads of torch a model, one pair of runs each (default: 1 and the cores)"
     add("--threads", type=int, nargs="+", default=sorted({1, usable_cores()}), metavar="N", help=text)
     add("--output", type=Path, default=OUTPUT, metavar="FILE", help="results as JSON (default: output/)")
@@ -115,7 +115,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError("--images must be more than two batches, and numbers at least 1")
     with tempfile.TemporaryDirectory() as temporary:
         rows = measure(args, Path(temporary))
-    run = {"model": args.model, "images": args.images, "batch_size": args.batch_size, "cores": usable_cores()}
+    run = {
+        "model": args.backbone,
+        "images": args.images,
+        "batch_size": args.batch_size,
+        "cores": usable_cores(),
+    }
     write_json(args.output, {"run": run, "rows": rows})
     print(f"{format_rows(rows)}\nwritten: {args.output}")
     return 0

@@ -23,22 +23,19 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-import torch
 from tqdm import tqdm
 
-from bias_evaluation.datasets.folder import make_folds
-from bias_evaluation.datasets.stored_images import StoredImages
-from bias_evaluation.scoring.fold_scores import fold_scores
-from bias_evaluation.scoring.retrieval import evaluate_retrieval
-from debiasing_methods.base import DebiasingMethod, QueryGroup, Vanilla
-from debiasing_methods.projections import PrismMini
 from safe_io.arrays import load_array
 from safe_io.errors import InputError, run_main
 from safe_io.files import write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from debiasing_methods.base import DebiasingMethod
 
 OUTPUT = Path(__file__).resolve().parent / "output" / "growth.json"
 DIM, FOLDS, K, CLASSES = 512, 2, 500, 7
@@ -83,6 +80,14 @@ def peak_memory() -> Iterator[list[float]]:
 
 def evaluate(path: Path, method: DebiasingMethod, n_queries: int) -> dict[str, float]:
     """Evaluate one result from a file; seconds and MiB beyond what the imports took."""
+    import torch
+
+    from bias_evaluation.datasets.folder import make_folds
+    from bias_evaluation.datasets.stored_images import StoredImages
+    from bias_evaluation.scoring.fold_scores import fold_scores
+    from bias_evaluation.scoring.retrieval import evaluate_retrieval
+    from debiasing_methods.base import QueryGroup
+
     generator = torch.Generator().manual_seed(0)
     spurious = torch.randn(CLASSES, DIM, generator=generator)
     queries = torch.randn(n_queries, 1, DIM, generator=generator)
@@ -162,6 +167,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--output", type=Path, default=OUTPUT, metavar="FILE", help="measurements as JSON")
     add("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
+
+    import pandas as pd
+    import torch
+
+    from debiasing_methods.base import Vanilla
+    from debiasing_methods.projections import PrismMini
+
     if args.child:
         path, name, n_queries = args.child
         print(

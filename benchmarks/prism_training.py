@@ -22,10 +22,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from bias_evaluation.grid.configs import Backbone, DatasetConfig, load_dataset_config
@@ -35,11 +33,15 @@ from bias_evaluation.prompts.prism_settings import (
     load_prism_training,
 )
 from bias_evaluation.prompts.prism_texts import load_text_sets
-from bias_evaluation.training_runs.prism import Output, PrismSetting, run_training, training_setting
 from debiasing_methods.prism_training import needed_text_sets
 from safe_io.checkout import ROOT
 from safe_io.errors import run_main
 from safe_io.files import write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bias_evaluation.training_runs.prism import PrismSetting
 
 CONFIG = ROOT / "config"
 OUTPUT = Path(__file__).resolve().parent / "output" / "prism_training.json"
@@ -51,6 +53,8 @@ Kind = tuple[int, int, int]  # samples, target classes, bias classes
 
 def read_settings(configs: Sequence[DatasetConfig]) -> list[PrismSetting]:
     """Read the text sets of the configs' settings."""
+    from bias_evaluation.training_runs.prism import training_setting
+
     sets, training = load_text_sets(CONFIG / "prism" / "default"), load_prism_training(CONFIG / TRAINING)
     return [
         training_setting(task, name, sets[task, name], hyperparameters(training, name, CONFIG / TRAINING))
@@ -69,6 +73,10 @@ def by_kind(settings: Sequence[PrismSetting]) -> dict[Kind, list[PrismSetting]]:
 
 def seconds_of(settings: Sequence[PrismSetting], backbone: Backbone) -> float:
     """Train and write the maps of some settings, all seeds; returns how long it took."""
+    import torch
+
+    from bias_evaluation.training_runs.prism import Output, run_training
+
     generator = torch.Generator().manual_seed(0)
 
     def embed(sentences: Sequence[str]) -> Tensor:
@@ -138,6 +146,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit code."""
     args = build_parser().parse_args(argv)
+
+    import torch
+
     if args.threads:
         torch.set_num_threads(args.threads)
     configs = [load_dataset_config(CONFIG / f"{name}.yml") for name in DATASETS]

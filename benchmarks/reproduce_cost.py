@@ -20,30 +20,24 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks import prism_training, suite, text_encoding
 from benchmarks.disentanglement import Case, make_latents
 from benchmarks.image_precision import build_tower, encode, random_images
-from benchmarks.machine import describe_machine
-from benchmarks.suite_world import SIZES
-from bias_evaluation.embedding.text_tower import encode_tokens
+from benchmarks.paper_sizes import SIZES
 from bias_evaluation.grid.configs import Backbone, DatasetConfig, load_dataset_config
 from bias_evaluation.grid.plan import Selection, plan
-from bias_evaluation.prompts.bias_corpora import load_corpus
-from bias_evaluation.prompts.setting_prompts import load_setting_prompts
-from bias_evaluation.prompts.study_config import load_study_config
-from bias_evaluation.training_runs.prism import Output, run_training
-from debiasing_methods.registry import get_method
-from debiasing_methods.training.sae import SaeTraining, SaeTrainingConfig
-from debiasing_methods.training.zsdebias import ZSDebiasTraining, ZSDebiasTrainingConfig, bias_targets
+from debiasing_methods.training.hyperparameters import SaeTrainingConfig, ZSDebiasTrainingConfig
 from disentanglement_study.probes import ProbeSettings, cross_validate
 from safe_io.checkout import ROOT
 from safe_io.errors import run_main
 from safe_io.files import write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 OUTPUT = Path(__file__).resolve().parent / "output" / "reproduce_cost.json"
 CONFIG = ROOT / "config"
@@ -114,6 +108,8 @@ class _AskedError(Exception):
 
 def prism_sentences() -> list[str]:
     """List the distinct sentences that the samples of all PRISM maps use."""
+    from bias_evaluation.training_runs.prism import Output, run_training
+
     found: list[str] = []
 
     def embed(sentences: Sequence[str]) -> Tensor:
@@ -131,6 +127,11 @@ def prism_sentences() -> list[str]:
 @cache
 def paper_sentences() -> list[str]:
     """List the distinct sentences that a backbone has to encode: suite, PRISM, ZSDebias, study."""
+    from bias_evaluation.prompts.bias_corpora import load_corpus
+    from bias_evaluation.prompts.setting_prompts import load_setting_prompts
+    from bias_evaluation.prompts.study_config import load_study_config
+    from debiasing_methods.registry import get_method
+
     found: list[str] = []
     for config in dataset_configs():
         for key in plan(config, Selection()):
@@ -158,15 +159,18 @@ def image_rows(backbone: Backbone) -> Iterator[Row]:
         yield Row(stage, backbone.name, "batch of 4 images", rate, IMAGES, "images", precision != "fp32")
 
 
-@torch.inference_mode()
 def text_rows(backbone: Backbone) -> Iterator[Row]:
     """Time the text tower on sentences of PRISM's sets."""
     import open_clip
+    import torch
+
+    from bias_evaluation.embedding.text_tower import encode_tokens
 
     model, drawn = text_encoding.build_text_tower(backbone), text_encoding.draw_sentences(512, seed=0)
     tokens = open_clip.get_tokenizer(backbone.open_clip)(drawn)
-    encode_tokens(model, tokens[:32], "cpu")
-    rate = len(drawn) / seconds_of(lambda: encode_tokens(model, tokens, "cpu"))
+    with torch.inference_mode():
+        encode_tokens(model, tokens[:32], "cpu")
+        rate = len(drawn) / seconds_of(lambda: encode_tokens(model, tokens, "cpu"))
     yield Row(
         "text embeddings", backbone.name, f"{len(drawn)} sentences", rate, len(paper_sentences()), "sentences"
     )
@@ -174,6 +178,10 @@ def text_rows(backbone: Backbone) -> Iterator[Row]:
 
 def sae_rows(backbone: Backbone) -> Iterator[Row]:
     """Time a step of SAE training; the release has trained ones."""
+    import torch
+
+    from debiasing_methods.training.sae import SaeTraining
+
     config = SaeTrainingConfig(batch_size=1024)
     training = SaeTraining(torch.randn(config.batch_size, backbone.dim), config)
     training.take_step()
@@ -194,6 +202,10 @@ def prism_rows(backbone: Backbone) -> Iterator[Row]:
 
 def zsdebias_rows(backbone: Backbone) -> Iterator[Row]:
     """Time an epoch of ZSDebias training on some rows."""
+    import torch
+
+    from debiasing_methods.training.zsdebias import ZSDebiasTraining, bias_targets
+
     config, n = ZSDebiasTrainingConfig(), 6_000
     images, corpus = torch.randn(n, backbone.dim), torch.randn(200, backbone.dim)
     training = ZSDebiasTraining(images, bias_targets(images, corpus), config)
@@ -208,7 +220,7 @@ def suite_rows() -> Iterator[Row]:
     [sample] = [backbone for backbone in paper_backbones() if backbone.name == suite.SAMPLE[1]]
     argv = ["--sample", "--scale", str(SUITE_SCALE)]
     args = suite.build_parser().parse_args(argv)
-    args.datasets, args.backbones = [suite.SAMPLE[0]], [suite.SAMPLE[1]]
+    args.datasets, args.backbone = [suite.SAMPLE[0]], [suite.SAMPLE[1]]
     with tempfile.TemporaryDirectory() as folder:
         rows = suite.measure(args, argv, Path(folder))["rows"]
     seconds = sum(row["seconds"] for row in rows)
@@ -238,6 +250,8 @@ def suite_rows() -> Iterator[Row]:
 
 def study_rows() -> Iterator[Row]:
     """Time a fold of the disentanglement study on gender; ethnicity has 3.5 times as many sentences."""
+    from bias_evaluation.prompts.study_config import load_study_config
+
     study, settings = load_study_config(CONFIG / "studies" / "people.yml"), ProbeSettings()
     sizes = {bias: len(study.probe_sentences(bias).sentences) for bias in study.biases}
     least = min(sizes.values())
@@ -300,6 +314,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit code."""
     args = build_parser().parse_args(argv)
+
+    import torch
+
+    from benchmarks.machine import describe_machine
+
     if args.threads:
         torch.set_num_threads(args.threads)
     rows, machine = measure(args.stages), describe_machine()

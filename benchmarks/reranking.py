@@ -6,7 +6,12 @@ Scores are random. The choice of the candidates (the best K of each class) and t
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from pathlib import Path
+
+if __package__ in (None, ""):  # run by path: make the project importable
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 

@@ -23,21 +23,21 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from debiasing_methods.sae import SparseAutoencoder
-from debiasing_methods.sem import Percentiles, bias_scores
 from safe_io.errors import run_main
 from safe_io.files import write_json
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Scores = tuple[Tensor, Tensor]  # F of the queries (Q, s), S_bias (s,)
+    Share = Callable[[Tensor, Tensor], Tensor]  # prompts' latents (n, s), rows (r, s) -> F (r, s)
+
 OUTPUT = Path(__file__).resolve().parent / "output" / "sem_scoring.json"
 TARGET_RATIO, TARGET_MIB = 10, 1024
-Scores = tuple[Tensor, Tensor]  # F of the queries (Q, s), S_bias (s,)
-Share = Callable[[Tensor, Tensor], Tensor]  # prompts' latents (n, s), rows (r, s) -> F (r, s)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +51,10 @@ class Latents:
 
 def random_latents(sizes: argparse.Namespace) -> Latents:
     """Encode random embeddings with a random SAE (the work does not depend on the values)."""
+    import torch
+
+    from debiasing_methods.sae import SparseAutoencoder
+
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -64,6 +68,8 @@ def random_latents(sizes: argparse.Namespace) -> Latents:
 
 def fast_scores(latents: Latents) -> Scores:
     """Score as the methods do."""
+    from debiasing_methods.sem import Percentiles, bias_scores
+
     diverse = Percentiles(latents.diverse)
     return diverse.score(latents.queries), bias_scores(diverse, latents.bias)
 
@@ -80,6 +86,8 @@ def averaged(prompts: Tensor, rows: Tensor) -> Tensor:
 
 def naive_scores(latents: Latents, share: Share) -> Scores:
     """Write the definition down: S_bias = max(0, max over c of min(g_c, r_c))."""
+    import torch
+
     specific = []
     for c, own in enumerate(latents.bias):
         median = own.median(dim=0).values[None]
@@ -101,6 +109,8 @@ def best_seconds(tasks: dict[str, Callable[[], object]], repeats: int) -> dict[s
 
 def time_all(latents: Latents, repeats: int) -> dict[str, float]:
     """Seconds of both naive forms, of the fast way, and of its parts."""
+    from debiasing_methods.sem import Percentiles, bias_scores
+
     diverse = Percentiles(latents.diverse)
     return best_seconds(
         {
@@ -132,7 +142,7 @@ def peak_mib() -> float:
 
 def measure_memory(argv: Sequence[str]) -> dict[str, float]:
     """Run the fast way alone, in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.sem_scoring", *argv, "--memory_only"]
+    command = [sys.executable, "-m", "benchmarks.sem_scoring", *argv, "--memory-only"]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -173,14 +183,13 @@ def build_parser() -> argparse.ArgumentParser:
         ("width", 512, "embedding dimension d"),
         ("queries", 25, "rows that are scored"),
         ("diverse", 328, "diverse prompts n"),
-        ("bias_prompts", 140, "bias prompts of all classes together"),
-        ("bias_classes", 7, "bias classes"),
+        ("bias-prompts", 140, "bias prompts of all classes together"),
+        ("bias-classes", 7, "bias classes"),
         ("repeats", 7, "runs, of which the best counts"),
         ("threads", 1, "threads of torch; one says how much work it is, not how many cores do it"),
     ):
-        names = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
         parser.add_argument(
-            *names, type=int, default=default, metavar="N", help=f"{text} (default: {default})"
+            f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default: {default})"
         )
     parser.add_argument(
         "--output",
@@ -189,7 +198,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="results as JSON (default: benchmarks/output/sem_scoring.json)",
     )
-    parser.add_argument("--memory_only", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--memory-only", action="store_true", help=argparse.SUPPRESS)
     return parser
 
 
@@ -197,6 +206,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; the exit code is 1 if both ways disagree, whatever the times are."""
     argv = sys.argv[1:] if argv is None else argv
     args = build_parser().parse_args(argv)
+
+    import torch
+
     torch.set_num_threads(args.threads)
     if args.memory_only:
         print(json.dumps(memory_of_fast_scores(args)))

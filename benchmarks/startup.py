@@ -58,7 +58,7 @@ def run(folder: Path, command: Sequence[str]) -> tuple[float, float]:
 def compare(world: Path, baseline: Path, method: str, rounds: int) -> dict[str, dict[str, float]]:
     """Time one result by both checkouts, and the import of torch."""
     arguments = ["main_eval.py", "--config", str(world / "config" / f"{DATASET}.yml"), "--overwrite"]
-    arguments += ["--backbones", BACKBONE, "--settings", SETTING, "--methods", method]
+    arguments += ["--backbone", BACKBONE, "--settings", SETTING, "--methods", method]
     command = [sys.executable, *arguments]
     return measure(
         {
@@ -72,7 +72,8 @@ def compare(world: Path, baseline: Path, method: str, rounds: int) -> dict[str, 
 
 def prepare(world: Path) -> None:
     """Write the inputs, where they are not there."""
-    from benchmarks.suite_world import SIZES, make_world
+    from benchmarks.paper_sizes import SIZES
+    from benchmarks.suite_world import make_world
     from bias_evaluation.grid.plan import Selection
 
     make_world(world, Selection(backbones=[BACKBONE], methods=list(METHODS)), [DATASET], SIZES)

@@ -25,19 +25,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
-import torch
+from typing import TYPE_CHECKING, Any
 
 import main_eval
-from benchmarks.suite_flop import gflop
-from benchmarks.suite_world import SIZES, config_paths, make_world
+from benchmarks.paper_sizes import SIZES
 from bias_evaluation.grid.plan import ResultKey, Selection
-from bias_evaluation.suite.workspace import Workspace
-from debiasing_methods.registry import METHODS
 from safe_io.errors import InputError, run_main
 from safe_io.files import read_json, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bias_evaluation.suite.workspace import Workspace
 
 OUTPUT = Path(__file__).resolve().parent / "output" / "suite.json"
 SAMPLE = ("fairface", "ViT-B-16")
@@ -61,6 +60,8 @@ def memory_mib(name: str) -> float:
 @contextmanager
 def measured(row: dict[str, Any], device: str) -> Iterator[None]:
     """Fill a row with the seconds of a block and the process's highest resident memory in it."""
+    import torch
+
     if os.access("/proc/self/clear_refs", os.W_OK):
         Path("/proc/self/clear_refs").write_text("5")  # starts the peak anew
     started = time.perf_counter()
@@ -73,9 +74,15 @@ def measured(row: dict[str, Any], device: str) -> Iterator[None]:
 
 def run_suite(argv: Sequence[str], started: float, device: str) -> dict[str, Any]:
     """Run `main_eval.main`, timing each call that computes results, checks inputs or opens a dataset."""
+    import torch
+
+    from benchmarks.suite_flop import gflop
+    from bias_evaluation.suite import evaluate
+    from bias_evaluation.suite.workspace import Workspace
+
     rows: list[dict[str, Any]] = []
     first: dict[str, float] = {}
-    evaluate = main_eval.evaluate
+    compute = evaluate.evaluate
 
     def timed_evaluate(workspace: Workspace, keys: Sequence[ResultKey]) -> list[Any]:
         key, n = keys[0], len(workspace.inputs.data.metadata)
@@ -84,7 +91,7 @@ def run_suite(argv: Sequence[str], started: float, device: str) -> dict[str, Any
         if device == "cpu":  # else the matrix lies on the GPU
             row["matrix MiB"] = n * workspace.backbone.dim * 4 / 2**20
         with measured(row, device):
-            results = list(evaluate(workspace, keys))
+            results = list(compute(workspace, keys))
         row |= {"results": len(results), "gflop": gflop(workspace, keys)}
         first.setdefault("first result", time.time() - started)
         rows.append(row)
@@ -100,7 +107,7 @@ def run_suite(argv: Sequence[str], started: float, device: str) -> dict[str, Any
 
         return task
 
-    main_eval.evaluate = timed_evaluate
+    evaluate.evaluate = timed_evaluate
     Workspace.check, Workspace.load = timed("(checking)", Workspace.check), timed("(opening)", Workspace.load)
     main_eval.main(argv)
     return {"rows": rows, "seconds": time.time() - started, "threads": torch.get_num_threads()} | first
@@ -111,6 +118,8 @@ def run_suite(argv: Sequence[str], started: float, device: str) -> dict[str, Any
 
 def product_rate(threads: int, device: str, repeats: int = 5) -> float:
     """GFLOP/s of the machine's tall float32 product, (97,698 × 512) · (512 × 512): the best of some."""
+    import torch
+
     torch.set_num_threads(threads)
     a, b = torch.randn(97_698, 512, device=device), torch.randn(512, 512, device=device)
     best = float("inf")
@@ -126,6 +135,10 @@ def product_rate(threads: int, device: str, repeats: int = 5) -> float:
 
 def summarize(rows: list[dict[str, Any]], rate: float) -> pd.DataFrame:
     """One row a method: per result where it can be compared with the published times, and in all."""
+    import pandas as pd
+
+    from debiasing_methods.registry import METHODS
+
     table = pd.DataFrame(rows)
     sample = table[(table.dataset == SAMPLE[0]) & (table.backbone == SAMPLE[1])]
     sample = sample[sample.images == SIZES[SAMPLE[0]]]  # at another --scale, times cannot be compared
@@ -161,7 +174,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--sample", action="store_true", help=f"only {SAMPLE[0]} with {SAMPLE[1]}")
     add("--methods", nargs="+", metavar="M", help="only these methods")
-    add("--backbones", nargs="+", metavar="B", help="only these backbones")
+    add("--backbone", nargs="+", metavar="B", help="only these backbones")
     add("--datasets", nargs="+", choices=tuple(SIZES), default=list(SIZES), help="only these datasets")
     add("--scale", type=float, default=1.0, metavar="X", help="share of the paper's images (default: 1)")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default: cpu)")
@@ -175,8 +188,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def child(args: argparse.Namespace) -> None:
     """Run the suite in this process; `args.child` is the time of its start and the file to write."""
+    from benchmarks.suite_world import config_paths
+
     selectors = [f"--device={args.device}", "--overwrite"]
-    for name in ("methods", "backbones"):
+    for name in ("methods", "backbone"):
         if getattr(args, name):
             selectors += [f"--{name}", *getattr(args, name)]
     configs = [str(path) for path in config_paths(args.world) if path.stem in args.datasets]
@@ -186,8 +201,10 @@ def child(args: argparse.Namespace) -> None:
 
 def measure(args: argparse.Namespace, argv: Sequence[str], world: Path) -> dict[str, Any]:
     """Run the suite of a world in a process of its own."""
+    from benchmarks.suite_world import make_world
+
     sizes = {name: max(2_000, round(n * args.scale)) for name, n in SIZES.items()}
-    make_world(world, Selection(backbones=args.backbones, methods=args.methods), args.datasets, sizes)
+    make_world(world, Selection(backbones=args.backbone, methods=args.methods), args.datasets, sizes)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "rows.json"
         command = [
@@ -202,7 +219,7 @@ def measure(args: argparse.Namespace, argv: Sequence[str], world: Path) -> dict[
             str(out),
         ]
         if args.sample:
-            command += ["--datasets", *args.datasets, "--backbones", *args.backbones]
+            command += ["--datasets", *args.datasets, "--backbone", *args.backbone]
         environment = os.environ | ({"OMP_NUM_THREADS": str(args.threads)} if args.threads else {})
         shown = subprocess.run(command, env=environment, check=False)
         if shown.returncode:
@@ -215,8 +232,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     args = build_parser().parse_args(argv)
+
+    import torch
+
     if args.sample:
-        args.datasets, args.backbones = [SAMPLE[0]], [SAMPLE[1]]
+        args.datasets, args.backbone = [SAMPLE[0]], [SAMPLE[1]]
     if args.child:
         child(args)
         return 0

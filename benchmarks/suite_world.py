@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from benchmarks.paper_sizes import SIZES
 from bias_evaluation.datasets.folder import (
     TRAIN_INDICES,
     VAL_INDICES,
@@ -37,7 +38,6 @@ from safe_io.errors import InputError
 from safe_io.files import atomic_path, save_weights
 
 PROJECT_CONFIG = ROOT / "config"
-SIZES = {"celeba": 202_599, "fairface": 97_698, "utkface": 23_705, "waterbirds": 11_788}
 LATENTS = 16_384
 _ROWS = 16_384  # drawn at a time
 

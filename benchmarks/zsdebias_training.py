@@ -2,7 +2,7 @@
 
 Prints a table and writes it as JSON. The data are random: the work does not depend on the values. The full
 data are 87,000 to 150,000 rows; an epoch's time grows with the rows, so the time of a whole training is also
-given for `--full_rows` and the epochs of the default.
+given for `--full-rows` and the epochs of the default.
 """
 
 from __future__ import annotations
@@ -14,19 +14,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from debiasing_methods.training.cka import alignments, centred_kernel, squared_distances
-from debiasing_methods.training.zsdebias import (
-    ZSDebiasTraining,
-    ZSDebiasTrainingConfig,
-    bias_targets,
-    loss_terms,
-)
+from debiasing_methods.training.hyperparameters import ZSDebiasTrainingConfig
 from safe_io.errors import run_main
 from safe_io.files import write_json
+
+if TYPE_CHECKING:
+    import torch
 
 OUTPUT = Path(__file__).resolve().parent / "output" / "zsdebias_training.json"
 EPOCHS = ZSDebiasTrainingConfig().epochs
@@ -35,6 +30,9 @@ EPOCHS = ZSDebiasTrainingConfig().epochs
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit code."""
     args = build_parser().parse_args(argv)
+
+    import torch
+
     if args.threads:
         torch.set_num_threads(args.threads)
     times = measure(args)
@@ -64,6 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measure(args: argparse.Namespace) -> dict[str, float]:
     """Time bias targets, an epoch, a step and its parts: seconds, of the parts the least of the repeats."""
+    import torch
+
+    from debiasing_methods.training.cka import alignments, centred_kernel, squared_distances
+    from debiasing_methods.training.zsdebias import ZSDebiasTraining, bias_targets, loss_terms
+
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(args.rows, args.width, generator=generator).to(args.device)
     corpus = torch.randn(args.sentences, args.width, generator=generator).to(args.device)
@@ -106,6 +109,8 @@ def products(n: int, d: int, device: str) -> Callable[[], None]:
     Per layer one forward, one for the weights' gradient and one for the input's (not for the first layer), of
     d² or 2d² weights; a kernel has one of its width forward and, for the two halves, one backward.
     """
+    import torch
+
     rows, wide, square = (torch.randn(shape, device=device) for shape in ((n, d), (d, 2 * d), (d, d)))
     moments, weights, half = torch.randn(n, 2 * d, device=device), torch.randn(n, n, device=device), d // 2
 
@@ -138,6 +143,8 @@ def _least(part: Callable[[], Any], device: str, *, repeats: int, warm_up: bool 
 
 
 def _wait(device: str) -> None:
+    import torch
+
     if device == "cuda":
         torch.cuda.synchronize()
 
@@ -150,7 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--width", type=int, default=512, metavar="N", help="their width (default: %(default)s)")
     add("--sentences", type=int, default=1500, metavar="N", help="bias corpus (default: %(default)s)")
     text = "rows that the time of a whole training is given for (default: %(default)s)"
-    add("--full_rows", type=int, default=87_000, metavar="N", help=text)
+    add("--full-rows", type=int, default=87_000, metavar="N", help=text)
     add("--repeats", type=int, default=5, metavar="N", help="of each part (default: %(default)s)")
     add("--threads", type=int, metavar="N", help="torch threads (default: torch's own choice)")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")

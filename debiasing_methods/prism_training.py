@@ -20,23 +20,17 @@ if __package__ in (None, ""):  # run by path: make the project importable
 
     guard_start()
 
-from torch import Tensor
 
-from bias_evaluation.training_runs.prism import (
-    FORMATS,
-    LOSSES,
-    Output,
-    PrismSetting,
-    run_training,
-    training_setting,
-)
-from debiasing_methods.training.prism import PrismHyperparameters
-from debiasing_methods.training.prism_sampling import SAMPLINGS
+from debiasing_methods.training.hyperparameters import SAMPLINGS, PrismHyperparameters
 from safe_io.checkout import ROOT
+from safe_io.command_line import ArgumentParser
 from safe_io.errors import InputError, run_main
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from bias_evaluation.grid.configs import Backbone, DatasetConfig
+    from bias_evaluation.training_runs.prism import PrismSetting
 
 _BACKBONES = ROOT / "config" / "backbones.yml"
 _ENCODED_TOGETHER = 8192  # sentences that are encoded before they are kept on disk
@@ -46,6 +40,9 @@ _PRINTED = 12  # maps: of more than these a summary is printed
 def main(argv: Sequence[str] | None = None) -> int:
     """Train the maps that the command line names; return the exit code."""
     args = build_parser().parse_args(argv)
+
+    from bias_evaluation.training_runs.prism import LOSSES, Output, run_training
+
     _check(args)
     from bias_evaluation.grid.configs import load_dataset_config
 
@@ -76,13 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _check(args: argparse.Namespace) -> None:
     """Raise `InputError` where options do not go together, or are out of range."""
     if args.num_bases != 0:
-        raise InputError(f"--num_bases {args.num_bases}: only 0 (the whole map is trained) is supported")
+        raise InputError(f"--num-bases {args.num_bases}: only 0 (the whole map is trained) is supported")
     if args.init_weight != "random":
-        raise InputError(f"--init_weight {args.init_weight}: only 'random' is supported")
+        raise InputError(f"--init-weight {args.init_weight}: only 'random' is supported")
     if (args.config is None) == (args.setting is None):
-        raise InputError("give either --setting (with --task and --CLIP_model) or --config")
-    if args.setting is not None and (args.task is None or args.CLIP_model is None):
-        raise InputError("--setting needs --task and --CLIP_model")
+        raise InputError("give either --setting (with --task and --backbone) or --config")
+    if args.setting is not None and (args.task is None or args.backbone is None):
+        raise InputError("--setting needs --task and --backbone")
     if args.config is not None and args.task is not None:
         raise InputError("--task goes with --setting; --config says itself which tasks there are")
     if any(seed < 0 for seed in args.seeds or ()):
@@ -94,15 +91,15 @@ def _backbones(args: argparse.Namespace, configs: Sequence[DatasetConfig]) -> li
     from bias_evaluation.grid.configs import get_backbone
 
     known = configs[0].path.parent / "backbones.yml" if configs else args.backbones_file
-    if args.CLIP_model:
-        found = [get_backbone(name, known) for name in args.CLIP_model]
+    if args.backbone:
+        found = [get_backbone(name, known) for name in args.backbone]
     else:
         found = [backbone for config in configs for backbone in config.backbones.values()]
     found = list(dict.fromkeys(found))
     if args.text_embeddings and len(found) > 1:
         raise InputError(
             f"--text-embeddings holds embeddings of one backbone, but {len(found)} are to be trained for; "
-            f"choose one with --CLIP_model"
+            f"choose one with --backbone"
         )
     return found
 
@@ -126,6 +123,7 @@ def _settings(args: argparse.Namespace, configs: Sequence[DatasetConfig], folder
         load_prism_training,
     )
     from bias_evaluation.prompts.prism_texts import load_text_sets
+    from bias_evaluation.training_runs.prism import training_setting
     from safe_io.documents import unknown
 
     sets = load_text_sets(folder / "prism" / args.prompts)
@@ -204,13 +202,14 @@ def _print(reports: Sequence[dict[str, Any]]) -> None:
     print(f"{reports[0]['backbone']}: {len(reports)} maps, mean loss {before:.4f} -> {after:.4f}")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """Describe the command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
+        published={"--CLIP_model": "--backbone"},
         description="Train PRISM maps on text alone: for one setting, or for all settings and seeds that "
         "dataset configs need. Maps that are there and were trained the same way are kept, and a run that "
         "was cut off goes on.",
-        epilog="examples: python debiasing_methods/prism_training.py --CLIP_model ViT-B-16 --task "
+        epilog="examples: python debiasing_methods/prism_training.py --backbone ViT-B-16 --task "
         "zs_classification --setting waterbirds --seed 0; python debiasing_methods/prism_training.py "
         "--config config/celeba.yml config/fairface.yml",
     )
@@ -220,25 +219,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _option(group: argparse._ActionsContainer, *names: str, **settings: Any) -> None:
-    """Add an option under both spellings: underscores, as published, and hyphens."""
-    spellings = [spelling for name in names for spelling in (name, "--" + name[2:].replace("_", "-"))]
-    group.add_argument(*dict.fromkeys(spellings), **settings)
-
-
 def _add_what(group: argparse._ArgumentGroup) -> None:
     text = "backbone(s), by the name here or OpenAI's (default with --config: the configs')"
-    _option(group, "--CLIP_model", dest="CLIP_model", nargs="+", metavar="NAME", help=text)
+    group.add_argument("--backbone", nargs="+", metavar="NAME", help=text)
     text = "task of the setting"
-    _option(group, "--task", choices=("retrieval", "zs_classification"), help=text)
+    group.add_argument("--task", choices=("retrieval", "zs_classification"), help=text)
     text = "text set to train on, e.g. stereotype_thief_race, celeba_gray_hair_gender, waterbirds"
-    _option(group, "--setting", metavar="NAME", help=text)
+    group.add_argument("--setting", metavar="NAME", help=text)
     text = "dataset config(s): train every map that their evaluation needs"
-    _option(group, "--config", nargs="+", type=Path, metavar="FILE", help=text)
+    group.add_argument("--config", nargs="+", type=Path, metavar="FILE", help=text)
     text = "folder of text sets in config/prism/, and prompt set that the maps go with (default: %(default)s)"
-    _option(group, "--prompts", default="default", metavar="NAME", help=text)
+    group.add_argument("--prompts", default="default", metavar="NAME", help=text)
     text = "seed(s), one map each (default: with --config those of methods.yml, else 0)"
-    _option(group, "--seed", "--seeds", dest="seeds", nargs="+", type=int, metavar="K", help=text)
+    group.add_argument("--seed", "--seeds", dest="seeds", nargs="+", type=int, metavar="K", help=text)
 
 
 def _add_training(group: argparse._ArgumentGroup) -> None:
@@ -252,34 +245,38 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     kinds = get_type_hints(PrismHyperparameters)
     for name, text in texts.items():
         kind = kinds[name]
-        _option(group, f"--{name}", type=kind, metavar="N" if kind is int else "X", help=text)
+        group.add_argument(
+            f"--{name.replace('_', '-')}", type=kind, metavar="N" if kind is int else "X", help=text
+        )
     text = (
         "published: as in the published training, where random choices hang together; independent: draw each "
         "choice by itself (default: %(default)s)"
     )
-    _option(group, "--sampling", choices=tuple(SAMPLINGS), default="published", help=text)
+    group.add_argument("--sampling", choices=SAMPLINGS, default="published", help=text)
     text = "published option; only 0 is supported"
-    _option(group, "--num_bases", type=int, default=0, metavar="N", help=text)
+    group.add_argument("--num-bases", type=int, default=0, metavar="N", help=text)
     text = "published option; only random is supported"
-    _option(group, "--init_weight", default="random", metavar="NAME", help=text)
+    group.add_argument("--init-weight", default="random", metavar="NAME", help=text)
 
 
 def _add_files(group: argparse._ArgumentGroup) -> None:
+    from bias_evaluation.weights import FORMATS
+
     folder: dict[str, Any] = {"type": Path, "metavar": "DIR"}
     text = "where the maps go (default: debiasing_methods/prism_weights/<prompts>/)"
-    _option(group, "--output_dir", help=text, **folder)
+    group.add_argument("--output-dir", help=text, **folder)
     text = "file format: pth, the release's, or safetensors (default: %(default)s)"
-    _option(group, "--format", choices=FORMATS, default=FORMATS[0], help=text)
+    group.add_argument("--format", choices=FORMATS, default=FORMATS[0], help=text)
     text = "replace files of other runs, and train finished maps anew"
-    _option(group, "--overwrite", action="store_true", help=text)
+    group.add_argument("--overwrite", action="store_true", help=text)
     text = "npz that supplies the sentences' embeddings: 'prompts' and 'embeddings' (no model is loaded)"
-    _option(group, "--text_embeddings", type=Path, metavar="FILE", help=text)
+    group.add_argument("--text-embeddings", type=Path, metavar="FILE", help=text)
     text = "with --setting: backbone file (default: config/backbones.yml); its folder is the config folder"
-    _option(group, "--backbones_file", type=Path, default=_BACKBONES, metavar="FILE", help=text)
+    group.add_argument("--backbones-file", type=Path, default=_BACKBONES, metavar="FILE", help=text)
     text = "DIR/text_embeddings keeps what is encoded (default: data/ of the project)"
-    _option(group, "--data_root", help=text, **folder)
+    group.add_argument("--data-root", help=text, **folder)
     text = "where to encode the sentences (default: %(default)s); maps are trained on the CPU"
-    _option(group, "--device", choices=("cpu", "cuda"), default="cpu", help=text)
+    group.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help=text)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __package__ in (None, ""):  # run by path: make the project importable
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -19,16 +19,14 @@ if __package__ in (None, ""):  # run by path: make the project importable
 
     guard_start()
 
-import torch
-from torch import Tensor
 
-from bias_evaluation.training_runs.inputs import read_embeddings, read_prompts
-from bias_evaluation.training_runs.run import report_path
-from bias_evaluation.training_runs.sae import run_training
-from bias_evaluation.training_runs.sae_report import format_report
-from debiasing_methods.training.sae import WEIGHTINGS, SaeTrainingConfig
+from debiasing_methods.training.hyperparameters import WEIGHTINGS, SaeTrainingConfig
 from safe_io.checkout import ROOT
+from safe_io.command_line import ArgumentParser
 from safe_io.errors import InputError, run_main
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMATS = {"pth": ".pth", "safetensors": ".safetensors"}
 DEFAULTS = SaeTrainingConfig()
@@ -38,10 +36,18 @@ _BACKBONES = ROOT / "config" / "backbones.yml"
 def main(argv: Sequence[str] | None = None) -> int:
     """Train an SAE as the command line says; return the exit code."""
     args = build_parser().parse_args(argv)
+
+    import torch
+
+    from bias_evaluation.training_runs.inputs import read_embeddings
+    from bias_evaluation.training_runs.run import report_path
+    from bias_evaluation.training_runs.sae import run_training
+    from bias_evaluation.training_runs.sae_report import format_report
+
     output = _output(args.output, args.format)
     config = _config(args)
     if not args.checkpoint_seconds >= 0:
-        raise InputError(f"--checkpoint_seconds must be at least 0, got {args.checkpoint_seconds}")
+        raise InputError(f"--checkpoint-seconds must be at least 0, got {args.checkpoint_seconds}")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no usable CUDA device; use --device cpu")
     report = run_training(
@@ -61,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _encode_prompts(args: argparse.Namespace) -> Tensor:
     """Encode ``--prompts`` with ``--backbone``: raw text embeddings (P, d)."""
+    from bias_evaluation.training_runs.inputs import read_prompts
+
     if args.backbone is None:
         raise InputError("--prompts needs --backbone, the name of the model that encodes them")
     prompts = read_prompts(args.prompts)
@@ -92,13 +100,13 @@ def _config(args: argparse.Namespace) -> SaeTrainingConfig:
         raise InputError(str(error)) from None
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """Describe the command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description="Train a Matryoshka sparse autoencoder on text embeddings, for the SEM methods. Writes "
         "the weights, and beside them a report of how well they reconstruct; goes on where it was cut off.",
         epilog="example: python debiasing_methods/sae_training.py --embeddings text_embeddings.npz "
-        "--n_latents 2048 --lr 1e-3 --output sae.pth",
+        "--n-latents 2048 --lr 1e-3 --output sae.pth",
     )
     _add_source(parser.add_argument_group("training data (one of the two)"))
     _add_files(parser.add_argument_group("files"))
@@ -107,43 +115,40 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _option(group: argparse._ActionsContainer, name: str, **settings: Any) -> None:
-    """Add an option under both spellings: underscores, as published, and hyphens."""
-    group.add_argument(*dict.fromkeys((name, "--" + name[2:].replace("_", "-"))), **settings)
-
-
 def _add_source(group: argparse._ArgumentGroup) -> None:
     file: dict[str, Any] = {"type": Path, "metavar": "FILE"}
     either = group.add_mutually_exclusive_group(required=True)
     text = ".npy matrix (rows, width) of raw embeddings, or .npz with arrays 'prompts' and 'embeddings'"
-    _option(either, "--embeddings", help=text, **file)
+    either.add_argument("--embeddings", help=text, **file)
     text = "prompts to encode: one a line, or a list in a .json, .yml or .yaml file"
-    _option(either, "--prompts", help=text, **file)
-    _option(group, "--backbone", metavar="NAME", help="with --prompts: the backbone that encodes them")
+    either.add_argument("--prompts", help=text, **file)
+    group.add_argument("--backbone", metavar="NAME", help="with --prompts: the backbone that encodes them")
     text = "with --prompts: backbone file (default: config/backbones.yml)"
-    _option(group, "--backbones_file", default=_BACKBONES, help=text, **file)
+    group.add_argument("--backbones-file", default=_BACKBONES, help=text, **file)
     text = "with --prompts: DIR/text_embeddings keeps what is encoded (default: data/ beside config/)"
-    _option(group, "--data_root", type=Path, metavar="DIR", help=text)
+    group.add_argument("--data-root", type=Path, metavar="DIR", help=text)
 
 
 def _add_files(group: argparse._ArgumentGroup) -> None:
     text = "weights to write (.pth, the release's format, or .safetensors)"
-    _option(group, "--output", type=Path, required=True, metavar="FILE", help=text)
-    _option(group, "--format", choices=FORMATS, help="file format (default: as the name of --output ends)")
+    group.add_argument("--output", type=Path, required=True, metavar="FILE", help=text)
+    group.add_argument(
+        "--format", choices=FORMATS, help="file format (default: as the name of --output ends)"
+    )
     text = "replace weights or a checkpoint of another run, or train finished weights anew"
-    _option(group, "--overwrite", action="store_true", help=text)
+    group.add_argument("--overwrite", action="store_true", help=text)
     text = "time between two checkpoints (default: %(default)s)"
-    _option(group, "--checkpoint_seconds", type=float, default=30.0, metavar="X", help=text)
+    group.add_argument("--checkpoint-seconds", type=float, default=30.0, metavar="X", help=text)
 
 
 def _add_model(group: argparse._ArgumentGroup) -> None:
     _number(group, "n_latents", int, "number of latents")
-    text = "ascending numbers of latents to reconstruct with (default: 64, doubled up to --n_latents)"
-    _option(group, "--levels", type=int, nargs="+", metavar="K", help=text)
-    text = "do not append --n_latents to the levels (inference uses all latents, so they are best trained)"
-    _option(group, "--no_full_level", dest="full_level", action="store_false", help=text)
+    text = "ascending numbers of latents to reconstruct with (default: 64, doubled up to --n-latents)"
+    group.add_argument("--levels", type=int, nargs="+", metavar="K", help=text)
+    text = "do not append --n-latents to the levels (inference uses all latents, so they are best trained)"
+    group.add_argument("--no-full-level", dest="full_level", action="store_false", help=text)
     text = "weights of the levels: L, …, 2, 1, or all 1 (default: %(default)s)"
-    _option(group, "--weighting", choices=WEIGHTINGS, default=DEFAULTS.weighting, help=text)
+    group.add_argument("--weighting", choices=WEIGHTINGS, default=DEFAULTS.weighting, help=text)
 
 
 def _add_training(group: argparse._ArgumentGroup) -> None:
@@ -156,17 +161,23 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     _number(group, "l1", float, "weight of an L1 penalty that makes the latents of inference sparse; 0: none")
     _number(group, "seed", int, "of starting values, order of the rows and held-out rows")
     text = "train on the rows as they are, not centred and scaled (the weights take raw rows either way)"
-    _option(group, "--no_standardize", dest="standardize", action="store_false", help=text)
+    group.add_argument("--no-standardize", dest="standardize", action="store_false", help=text)
     text = "share of the rows kept from training, for the report (default: %(default)s)"
-    _option(group, "--holdout", type=float, default=0.1, metavar="X", help=text)
-    _option(group, "--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+    group.add_argument("--holdout", type=float, default=0.1, metavar="X", help=text)
+    group.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
 
 
 def _number(group: argparse._ArgumentGroup, field: str, kind: type, text: str) -> None:
     """Add the option of a numeric field of the configuration."""
     default = getattr(DEFAULTS, field)
     text = f"{text} (default: {default})"
-    _option(group, f"--{field}", type=kind, default=default, metavar="N" if kind is int else "X", help=text)
+    group.add_argument(
+        f"--{field.replace('_', '-')}",
+        type=kind,
+        default=default,
+        metavar="N" if kind is int else "X",
+        help=text,
+    )
 
 
 if __name__ == "__main__":

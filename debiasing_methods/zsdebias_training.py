@@ -20,19 +20,18 @@ if __package__ in (None, ""):  # run by path: make the project importable
 
     guard_start()
 
-import torch
-from torch import Tensor
 
-from bias_evaluation.training_runs.run import beside
-from bias_evaluation.training_runs.zsdebias import TrainingData, run_training
-from debiasing_methods.training.zsdebias import SHUFFLE_ORDERS, ZSDebiasTrainingConfig
+from debiasing_methods.training.hyperparameters import SHUFFLE_ORDERS, ZSDebiasTrainingConfig
 from safe_io.checkout import ROOT
+from safe_io.command_line import ArgumentParser
 from safe_io.errors import InputError, run_main
 
 if TYPE_CHECKING:
-    from bias_evaluation.grid.configs import Backbone
+    from torch import Tensor
 
-FORMATS = ("pth", "safetensors")
+    from bias_evaluation.grid.configs import Backbone
+    from bias_evaluation.training_runs.zsdebias import TrainingData
+
 DEFAULTS = ZSDebiasTrainingConfig()
 _BACKBONES = ROOT / "config" / "backbones.yml"
 
@@ -40,9 +39,15 @@ _BACKBONES = ROOT / "config" / "backbones.yml"
 def main(argv: Sequence[str] | None = None) -> int:
     """Train the models that the command line names; return the exit code."""
     args = build_parser().parse_args(argv)
+
+    import torch
+
+    from bias_evaluation.training_runs.run import beside
+    from bias_evaluation.training_runs.zsdebias import run_training
+
     configs = [_config(args, seed) for seed in args.seeds or [args.seed]]
     if not args.checkpoint_seconds >= 0:
-        raise InputError(f"--checkpoint_seconds must be at least 0, got {args.checkpoint_seconds}")
+        raise InputError(f"--checkpoint-seconds must be at least 0, got {args.checkpoint_seconds}")
     from bias_evaluation.embedding.engines import check_engine_options
 
     part = check_engine_options(args)
@@ -54,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError("--device cuda: this machine has no usable CUDA device; use --device cpu")
     from bias_evaluation.grid.configs import get_backbone, project_root
 
-    backbone = get_backbone(args.clip_model, args.backbones_file)
+    backbone = get_backbone(args.backbone, args.backbones_file)
     root = project_root(args.backbones_file)
     folder = args.output_dir or root / "debiasing_methods" / "zsdebias_weights" / args.prompts
     outputs = {
@@ -111,6 +116,7 @@ def _data(args: argparse.Namespace, backbone: Backbone, root: Path) -> TrainingD
     """Read the image embeddings and embed the corpus; the corpus is checked first, since that is quick."""
     from bias_evaluation.embedding.text_store import TextStore
     from bias_evaluation.prompts.bias_corpora import load_corpus
+    from bias_evaluation.training_runs.zsdebias import TrainingData
 
     corpus = args.corpus or root / "config" / "zsdebias" / "default.yml"
     sentences = load_corpus(corpus, args.bias_attribute)
@@ -127,13 +133,15 @@ def _data(args: argparse.Namespace, backbone: Backbone, root: Path) -> TrainingD
 
 def _read_images(folders: Sequence[Path], backbone: Backbone) -> Tensor:
     """Read the embeddings of all folders, one after the other: ``(n, d)``, as stored, float32."""
+    import torch
+
     from bias_evaluation.datasets.folder import check_embeddings, check_images, embeddings_name
     from bias_evaluation.datasets.metadata import METADATA, read_metadata
     from bias_evaluation.embedding.identity import check_made_by
     from safe_io.arrays import finite_rows, load_array
 
     if len({folder.resolve() for folder in folders}) < len(folders):
-        raise InputError("--dataset_paths names a folder twice; each is to be given once")
+        raise InputError("--dataset-paths names a folder twice; each is to be given once")
     parts = []
     for folder in folders:
         metadata = read_metadata(folder / METADATA)
@@ -146,14 +154,15 @@ def _read_images(folders: Sequence[Path], backbone: Backbone) -> Tensor:
     return torch.cat(parts)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """Describe the command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
+        published={"--clip_model": "--backbone"},
         description="Train ZSDebias: an autoencoder of image embeddings, half of whose latents take up what "
         "a bias corpus says. Writes the weights, and beside them the losses as CSV and plot; goes on where "
         "it was cut off, and keeps what is there and was trained the same way.",
-        epilog="example: python debiasing_methods/zsdebias_training.py --dataset_paths data/LFW data/UTKFace "
-        "data/FACET --bias_attribute human --clip_model ViT-B-16 --seeds 0 1 2",
+        epilog="example: python debiasing_methods/zsdebias_training.py --dataset-paths data/LFW data/UTKFace "
+        "data/FACET --bias-attribute human --backbone ViT-B-16 --seeds 0 1 2",
     )
     _add_data(parser.add_argument_group("training data"))
     _add_training(parser.add_argument_group("training (published values are the defaults)"))
@@ -164,23 +173,18 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _option(group: argparse._ActionsContainer, name: str, **settings: Any) -> None:
-    """Add an option under both spellings: underscores, as published, and hyphens."""
-    group.add_argument(*dict.fromkeys((name, "--" + name[2:].replace("_", "-"))), **settings)
-
-
 def _add_data(group: argparse._ArgumentGroup) -> None:
     folder: dict[str, Any] = {"type": Path, "metavar": "DIR"}
     text = "dataset folders with metadata and image embeddings, used whole and together"
-    _option(group, "--dataset_paths", nargs="+", required=True, help=text, **folder)
+    group.add_argument("--dataset-paths", nargs="+", required=True, help=text, **folder)
     text = "which corpus of the corpus file: human, animal, or another that it has"
-    _option(group, "--bias_attribute", required=True, metavar="NAME", help=text)
+    group.add_argument("--bias-attribute", required=True, metavar="NAME", help=text)
     text = "backbone whose embeddings are used, by its name here or OpenAI's"
-    _option(group, "--clip_model", required=True, metavar="NAME", help=text)
+    group.add_argument("--backbone", required=True, metavar="NAME", help=text)
     text = "bias corpora (default: config/zsdebias/default.yml)"
-    _option(group, "--corpus", type=Path, metavar="FILE", help=text)
+    group.add_argument("--corpus", type=Path, metavar="FILE", help=text)
     text = "npz that supplies the corpus embeddings: 'prompts' and 'embeddings' (no model is loaded)"
-    _option(group, "--text_embeddings", type=Path, metavar="FILE", help=text)
+    group.add_argument("--text-embeddings", type=Path, metavar="FILE", help=text)
 
 
 def _add_training(group: argparse._ArgumentGroup) -> None:
@@ -188,42 +192,44 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     _number(group, "--patience", "patience", int, "stop after so many epochs without a lower validation loss")
     _number(group, "--bs", "batch_size", int, "rows a batch; at most the training rows, 70 %% of all")
     _number(group, "--lr", "lr", float, "learning rate; 1e-3 suits some thousand rows")
-    _number(group, "--weight_decay", "weight_decay", float, "weight decay")
+    _number(group, "--weight-decay", "weight_decay", float, "weight decay")
     text = (
         "order of the latents' halves where one is shuffled: as in the published training, or as everywhere "
         "else (default: %(default)s)"
     )
-    _option(group, "--shuffle_order", choices=SHUFFLE_ORDERS, default=DEFAULTS.shuffle_order, help=text)
+    group.add_argument("--shuffle-order", choices=SHUFFLE_ORDERS, default=DEFAULTS.shuffle_order, help=text)
     either = group.add_mutually_exclusive_group()
     _number(either, "--seed", "seed", int, "of starting values, split and all draws")
     text = "train one model for each of these seeds"
-    _option(either, "--seeds", type=int, nargs="+", metavar="K", help=text)
-    _option(group, "--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+    either.add_argument("--seeds", type=int, nargs="+", metavar="K", help=text)
+    group.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
 
 
 def _number(group: argparse._ActionsContainer, name: str, field: str, kind: type, text: str) -> None:
     """Add the option of a numeric field of the configuration."""
     settings: dict[str, Any] = {"type": kind, "default": getattr(DEFAULTS, field), "dest": field}
     metavar = "N" if kind is int else "X"
-    _option(group, name, metavar=metavar, help=f"{text} (default: %(default)s)", **settings)
+    group.add_argument(name, metavar=metavar, help=f"{text} (default: %(default)s)", **settings)
 
 
 def _add_files(group: argparse._ArgumentGroup) -> None:
+    from bias_evaluation.weights import FORMATS
+
     folder: dict[str, Any] = {"type": Path, "metavar": "DIR"}
     text = "prompt set that the models go with in evaluations (default: %(default)s)"
-    _option(group, "--prompts", default="default", metavar="NAME", help=text)
+    group.add_argument("--prompts", default="default", metavar="NAME", help=text)
     text = "where the models go (default: debiasing_methods/zsdebias_weights/<prompts>/)"
-    _option(group, "--output_dir", help=text, **folder)
+    group.add_argument("--output-dir", help=text, **folder)
     text = "file format: pth, the release's, or safetensors (default: %(default)s)"
-    _option(group, "--format", choices=FORMATS, default=FORMATS[0], help=text)
+    group.add_argument("--format", choices=FORMATS, default=FORMATS[0], help=text)
     text = "replace weights or a checkpoint of another run, or train finished weights anew"
-    _option(group, "--overwrite", action="store_true", help=text)
+    group.add_argument("--overwrite", action="store_true", help=text)
     text = "least time between two checkpoints (default: %(default)s)"
-    _option(group, "--checkpoint_seconds", type=float, default=30.0, metavar="X", help=text)
+    group.add_argument("--checkpoint-seconds", type=float, default=30.0, metavar="X", help=text)
     text = "backbone file (default: config/backbones.yml); the folder above its own is the project's"
-    _option(group, "--backbones_file", type=Path, default=_BACKBONES, metavar="FILE", help=text)
+    group.add_argument("--backbones-file", type=Path, default=_BACKBONES, metavar="FILE", help=text)
     text = "DIR/text_embeddings keeps what is encoded (default: data/ of the project)"
-    _option(group, "--data_root", help=text, **folder)
+    group.add_argument("--data-root", help=text, **folder)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def steps(root: Path, size: Size, trainings: int = 1) -> list[Step]:
     data, limit = root / "data" / FOLDER, () if size.limit is None else ("--limit", size.limit)
     models = BACKBONES[:trainings]
     return [
-        Step("Draw the people", "demo.portraits.__main__", ("--output_dir", data, *limit)),
+        Step("Draw the people", "demo.portraits.__main__", ("--output-dir", data, *limit)),
         *(step for seed, name in enumerate(models) for step in _model_steps(root, size, name, seed)),
         *_evaluation_steps(root, size, models),
     ]
@@ -102,16 +102,16 @@ def steps(root: Path, size: Size, trainings: int = 1) -> list[Step]:
 def _model_steps(root: Path, size: Size, backbone: str, seed: int) -> list[Step]:
     """List what one model needs: its training, embeddings, and the weights of the methods."""
     data, backbones = root / "data" / FOLDER, root / "config" / "backbones.yml"
-    embed = ("--model_id", backbone, "--dataset_name", DATASET, "--batch_size", 256)
-    embed += ("--backbones-file", backbones, "--dataset_path")
+    embed = ("--backbone", backbone, "--dataset-name", DATASET, "--batch-size", 256)
+    embed += ("--backbones-file", backbones, "--dataset-path")
     sae = root / "debiasing_methods" / "sae_weights" / "default" / f"MSAE_{backbone}.pth"
     return [
         Step(
             f"Train the tiny CLIP {backbone}", "demo.tiny_clip",
-            ("--data_dir", data, "--steps", size.clip_steps, "--seed", seed),
+            ("--data-dir", data, "--steps", size.clip_steps, "--seed", seed),
         ),
         Step("Embed the evaluation pictures", "precompute_embeddings", (*embed, data)),
-        *([Step("Draw the folds", "generate_splits", ("--dataset_path", data))] if seed == 0 else []),
+        *([Step("Draw the folds", "generate_splits", ("--dataset-path", data))] if seed == 0 else []),
         Step(
             "Train the sparse autoencoder", "debiasing_methods.sae_training",
             ("--prompts", data / "texts.txt", "--backbone", backbone, "--backbones-file", backbones,
@@ -119,12 +119,12 @@ def _model_steps(root: Path, size: Size, backbone: str, seed: int) -> list[Step]
         ),
         Step(
             "Train PRISM", "debiasing_methods.prism_training",
-            ("--config", root / "config" / f"{DATASET}.yml", "--CLIP_model", backbone),
+            ("--config", root / "config" / f"{DATASET}.yml", "--backbone", backbone),
         ),
         Step("Embed other pictures, for ZSDebias", "precompute_embeddings", (*embed, data / "validation")),
         Step(
             "Train ZSDebias", "debiasing_methods.zsdebias_training",
-            ("--dataset_paths", data / "validation", "--bias_attribute", "portrait", "--clip_model", backbone,
+            ("--dataset-paths", data / "validation", "--bias-attribute", "portrait", "--backbone", backbone,
              "--seeds", 0, 1, 2, "--epochs", size.zsdebias_epochs, "--bs", 256, "--lr", 1e-3,
              "--backbones-file", backbones),
         ),
@@ -134,8 +134,8 @@ def _model_steps(root: Path, size: Size, backbone: str, seed: int) -> list[Step]
 def _sae_options(size: Size) -> tuple[object, ...]:
     """Options chosen by the rule in docs/demo.md: cosine, no dead latents, few positive latents."""
     levels = ("--levels", 8, 16, 32)
-    fit = ("--epochs", size.sae_epochs, "--lr", 1e-3, "--batch_size", 512, "--l1", 0.002)
-    return ("--n_latents", size.n_latents, *levels, *fit)
+    fit = ("--epochs", size.sae_epochs, "--lr", 1e-3, "--batch-size", 512, "--l1", 0.002)
+    return ("--n-latents", size.n_latents, *levels, *fit)
 
 
 def _evaluation_steps(root: Path, size: Size, models: Sequence[str]) -> list[Step]:
@@ -149,7 +149,7 @@ def _evaluation_steps(root: Path, size: Size, models: Sequence[str]) -> list[Ste
     )  # fmt: skip
     return [
         Step("Evaluate", "main_eval",
-             ("--config", config, "--backbones", *models, "--output-dir", results, *k)),
+             ("--config", config, "--backbone", *models, "--output-dir", results, *k)),
         Step("Gather the results", "process_json_outputs",
              ("--input-dir", results, "--output-dir", results)),
         Step("The table", "reproduce_tables.__main__",
@@ -177,9 +177,9 @@ def study_steps(root: Path) -> list[Step]:
     attributes = [(bias, latent) for bias in ("gender", "skin") for latent in ("clip", "sae")]
     return [
         Step("Embed the sentences of the studies", "disentanglement_study.precompute_dataset",
-             (*world, "--backbones", BACKBONES[0])),
+             (*world, "--backbone", BACKBONES[0])),
         *(Step(f"Disentanglement of {bias} in {'CLIP' if latent == 'clip' else 'CLIP + SAE'}", experiment,
-               (*world, "--clip_model", BACKBONES[0], "--bias_attr", bias, "--latent", latent,
+               (*world, "--backbone", BACKBONES[0], "--bias-attr", bias, "--latent", latent,
                 "--output-dir", probes))
           for bias, latent in attributes),
         Step("The figure of disentanglement", "disentanglement_study.generate_disentanglement_plot",

@@ -181,10 +181,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
+    args = build_parser().parse_args(argv)
+
     from bias_evaluation.display.figures import save_both
     from bias_evaluation.suite.workspace import Workspace
 
-    args = build_parser().parse_args(argv)
     if args.shown < 1:
         raise InputError(f"--shown must be at least 1, got {args.shown}")
     config = load_dataset_config(args.config)

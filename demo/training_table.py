@@ -11,12 +11,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from debiasing_methods.registry import METHODS
 from safe_io.errors import InputError, run_main
 from safe_io.files import write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Column of the table → (setting in result records, up to its first "|", and metric).
 COLUMNS = {
@@ -45,6 +46,10 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
         One row per method (in the paper's order) and column of `COLUMNS`: method, column, mean, low, high,
         trainings.
     """
+    import pandas as pd
+
+    from debiasing_methods.registry import METHODS
+
     values = results.assign(part=results["setting"].str.split("|").str[0])
     each = values.groupby(["method", "part", "metric", "backbone"])["mean"].mean().sort_index()
     rows = []
@@ -61,6 +66,8 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
 
 def to_markdown(summary: pd.DataFrame) -> str:
     """Write the table: mean and, in parentheses, the range."""
+    from debiasing_methods.registry import METHODS
+
     lines = [f"| method | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
     for method, rows in summary.groupby("method", sort=False):
         cells = [f"{r.mean:.3f} ({_short(r.low)}–{_short(r.high)})" for r in rows.itertuples(index=False)]
@@ -87,6 +94,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     args = build_parser().parse_args(argv)
+
+    import pandas as pd
+
     try:
         results = pd.read_feather(args.results)
     except FileNotFoundError:

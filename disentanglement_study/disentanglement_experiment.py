@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, pstdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __package__ in (None, ""):  # run by path: make the project importable
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -21,48 +21,49 @@ if __package__ in (None, ""):  # run by path: make the project importable
 import numpy as np
 from tqdm import tqdm
 
-from bias_evaluation.embedding.text_store import TextStore, describe_missing
 from bias_evaluation.grid.configs import Backbone
-from bias_evaluation.prompts.study_config import ProbeSentences, StudyConfig, load_study_config
-from bias_evaluation.weights.find import sae_file
-from bias_evaluation.weights.read import load_sae
-from disentanglement_study.latents import sae_facts, sae_latents
 from disentanglement_study.probes import FoldResult, ProbeSettings, check_sizes, cross_validate
 from disentanglement_study.score import score_folds
 from disentanglement_study.sentences import ROOT, add_common_options, open_store
+from safe_io.command_line import ArgumentParser
 from safe_io.documents import unknown
 from safe_io.errors import InputError, run_main
 from safe_io.files import read_json, sha256_file, sha256_json, write_json
 from safe_io.provenance import installed_versions, versions
 
+if TYPE_CHECKING:
+    from bias_evaluation.embedding.text_store import TextStore
+    from bias_evaluation.prompts.study_config import ProbeSentences, StudyConfig
+
 FEATURES = ("clip", "sae")
 OUTPUT_DIR = ROOT / "study_output" / "disentanglement"
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """Describe the command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
+        published={"--clip_model": "--backbone"},
         description="Fit probes for the subject and for a bias attribute to text embeddings or their SAE "
         "latents, and say how much of the attribute can be read from the subject probe's decision values.",
-        epilog="Example: disentanglement_experiment.py --main_task profession --bias_attr gender "
-        "--clip_model ViT-B-16 --latent sae. "
+        epilog="Example: disentanglement_experiment.py --main-task profession --bias-attr gender "
+        "--backbone ViT-B-16 --latent sae. "
         "Run precompute_dataset.py first.",
     )
     add_common_options(parser)
     add = parser.add_argument
     add(
-        "--main_task",
+        "--main-task",
         metavar="T",
         help="what the main probe is trained for: the config's subject, the default",
     )
     add(
-        "--bias_attr",
+        "--bias-attr",
         "--bias",
         required=True,
         metavar="A",
         help="a bias attribute of the config, e.g. gender or ethnicity",
     )
-    add("--clip_model", "--backbone", required=True, metavar="B", help="a backbone of the config")
+    add("--backbone", required=True, metavar="B", help="a backbone of the config")
     add(
         "--latent",
         "--feature",
@@ -105,10 +106,16 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     args = build_parser().parse_args(argv)
+
+    from bias_evaluation.prompts.study_config import load_study_config
+    from bias_evaluation.weights.find import sae_file
+    from bias_evaluation.weights.read import load_sae
+    from disentanglement_study.latents import sae_facts, sae_latents
+
     config = load_study_config(args.config)
     if args.main_task not in (None, config.subject):
         raise unknown("main task", args.main_task, [config.subject], str(config.path))
-    backbone, sentences = config.backbone(args.clip_model), config.probe_sentences(args.bias_attr)
+    backbone, sentences = config.backbone(args.backbone), config.probe_sentences(args.bias_attr)
     settings = ProbeSettings(folds=args.folds, tol=args.tol)
     if not settings.tol > 0:
         raise InputError(f"--tol must be above 0, got {settings.tol}")
@@ -154,10 +161,12 @@ def _open_complete(
     args: argparse.Namespace, config: StudyConfig, backbone: Backbone, sentences: ProbeSentences
 ) -> TextStore:
     """Open the text embeddings; `InputError` where a sentence is missing."""
+    from bias_evaluation.embedding.text_store import describe_missing
+
     store = open_store(backbone, args.data_root or config.root / "data", given=args.text_embeddings)
     if missing := store.missing(sentences.sentences):
         raise InputError(
-            f"{describe_missing(missing, store.path)}; to make them: precompute_dataset.py --backbones "
+            f"{describe_missing(missing, store.path)}; to make them: precompute_dataset.py --backbone "
             f"{backbone.name} --config {args.config}"
         )
     return store

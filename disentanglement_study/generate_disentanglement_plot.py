@@ -7,7 +7,6 @@ figure reads in print and with any colour vision.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ if __package__ in (None, ""):  # run by path: make the project importable
 from bias_evaluation.display.figures import save_both
 from disentanglement_study.score import Score, score_means
 from safe_io.checkout import ROOT
+from safe_io.command_line import ArgumentParser
 from safe_io.documents import Section, read_yaml, unknown
 from safe_io.errors import InputError, run_main
 from safe_io.files import read_json
@@ -170,9 +170,10 @@ def _label_bar(axes: Axes, x: float, score: Score | None, *, published: bool) ->
         axes.text(x, 0.02, text, rotation=90, ha="center", va="bottom", fontsize=8)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """Describe the command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
+        published={"--backbones": "--backbone"},
         description=f"Draw {NAME}.png and .pdf from the JSON files of "
         "disentanglement_experiment.py: disentanglement scores, one panel a backbone, CLIP beside CLIP + "
         "SAE.",
@@ -187,7 +188,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="folder of the JSON files (default: study_output/disentanglement/)",
     )
     add(
-        "--backbones",
+        "--backbone",
         nargs="+",
         metavar="B",
         help="only these, in this order (default: all that have results)",
@@ -213,7 +214,7 @@ def select(bars: Sequence[Bar], backbones: Sequence[str] | None) -> list[Bar]:
     there = list(dict.fromkeys(bar.backbone for bar in bars))
     for name in backbones:
         if name not in there:
-            raise unknown("backbone", name, there, "--backbones")
+            raise unknown("backbone", name, there, "--backbone")
     return [bar for name in backbones for bar in bars if bar.backbone == name]
 
 
@@ -224,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     alone = args.published and not any(args.results.glob("*.json"))
     ours = [] if alone else read_bars(args.results)
     beside = [bar for bar in paper if alone or bar.backbone in {own.backbone for own in ours}]
-    bars = select([*ours, *beside], args.backbones)
+    bars = select([*ours, *beside], args.backbone)
     save_both(draw_figure(bars), (args.output_dir or args.results) / NAME)
     return 0
 

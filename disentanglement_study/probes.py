@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
-from sklearn.preprocessing import StandardScaler
 
 from safe_io.errors import InputError
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ def standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.nda
     InputError
         No feature varies.
     """
+    from sklearn.preprocessing import StandardScaler
+
     if (train == train[0]).all():
         raise InputError(
             "no feature varies over the sentences of a training part, so there is nothing to read"
@@ -96,6 +99,8 @@ def standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.nda
 
 def fit_probe(features: np.ndarray, codes: np.ndarray, settings: ProbeSettings) -> LogisticRegression:
     """Fit a probe to standardised features (n, p) and class codes (n,)."""
+    from sklearn.linear_model import LogisticRegression
+
     probe = LogisticRegression(
         C=settings.C, tol=settings.tol, max_iter=settings.max_iter, random_state=settings.seed
     )
@@ -145,6 +150,8 @@ def cross_validate(
     ------
     FoldResult
     """
+    from sklearn.model_selection import StratifiedKFold
+
     check_sizes(len(features), len(np.unique(subjects)), len(np.unique(biases)), settings.folds)
     folds = StratifiedKFold(settings.folds, shuffle=True, random_state=settings.seed)
     for train, test in folds.split(subjects, subjects):

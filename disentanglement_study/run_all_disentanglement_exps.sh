@@ -27,7 +27,7 @@ for backbone in "${backbones[@]}"; do
         for feature in "${features[@]}"; do
             code=0
             "$PYTHON" disentanglement_study/disentanglement_experiment.py --output-dir "$OUTPUT_DIR" \
-                --clip_model "$backbone" --bias_attr "$bias" --latent "$feature" "$@" || code=$?
+                --backbone "$backbone" --bias-attr "$bias" --latent "$feature" "$@" || code=$?
             [ "$code" -eq 130 ] && exit 130  # Ctrl-C stops everything
             [ "$code" -ne 0 ] && failed+=("$backbone:$bias:$feature")
         done

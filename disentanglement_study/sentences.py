@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bias_evaluation.embedding.text_store import TextStore
 from bias_evaluation.grid.configs import Backbone
 from safe_io.checkout import ROOT
+
+if TYPE_CHECKING:
+    from bias_evaluation.embedding.text_store import TextStore
 
 CONFIG = ROOT / "config" / "studies" / "people.yml"
 FOLDER = (
@@ -20,6 +23,8 @@ def open_store(
     backbone: Backbone, data_root: Path, *, device: str = "cpu", given: Path | None = None
 ) -> TextStore:
     """Open the kept text embeddings of a backbone; `given` is a file that supplies them instead."""
+    from bias_evaluation.embedding.text_store import TextStore
+
     return TextStore(backbone, data_root / FOLDER, device=device, given=given)
 
 

@@ -18,16 +18,15 @@ from bias_evaluation.scoring.fold_scores import NothingLeftWarning
 from debiasing_methods.base import DebiasingMethod, QueryGroup, ReferenceImages
 from debiasing_methods.chunks import IMAGE_ROWS
 from debiasing_methods.linalg import unit
+from fair_search.audit_settings import REFERENCE_PER_GROUP, AuditSettings
 from fair_search.audit_ties import find_ties, warn_of_ties
 from fair_search.bootstrap import list_length
 from fair_search.index_shift import compare_index
-from fair_search.judging import AuditSettings, RankedLists, judge
+from fair_search.judging import RankedLists, judge
 from fair_search.ranking import Scorer, TopLists, rank_images
 from fair_search.reranking import RerankedAudit, RerankOptions, rerank_audit
 from safe_io.arrays import check_rows, float_rows
 from safe_io.errors import InputError, as_input_error
-
-REFERENCE_PER_GROUP = 1000
 
 
 @dataclass(frozen=True, eq=False)

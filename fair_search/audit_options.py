@@ -5,12 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from debiasing_methods.registry import METHODS
 from debiasing_methods.reranking import ALGORITHMS
-from fair_search.audit import REFERENCE_PER_GROUP
-from fair_search.cli import add_backbone_options
-from fair_search.judging import DESIRED, UNITS
-from fair_search.report.audit_report import SHOWN_IMAGES
+from fair_search.audit_settings import DESIRED, REFERENCE_PER_GROUP, SHOWN_IMAGES, UNITS
+from fair_search.cli import add_backbone_options, method_help
 from safe_io.documents import choices
 from safe_io.errors import InputError
 
@@ -81,7 +78,7 @@ def _add_method_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="M",
         help="the first is what the others are compared with (default: all that can be "
-        f"loaded): {', '.join(METHODS)}",
+        f"loaded): {method_help()}",
     )
     add(
         "--bias", metavar="NAME|FILE", help="gender, race, age, or a bias file of your own: makes the prompts"

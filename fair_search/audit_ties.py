@@ -14,8 +14,9 @@ import torch
 from bias_evaluation.scoring.ties import Tie, TiedScoresWarning, describe_ties, figures_of_orders
 from debiasing_methods.chunks import IMAGE_ROWS
 from debiasing_methods.linalg import unit
+from fair_search.audit_settings import AuditSettings
 from fair_search.fairness_metrics import METRICS, fairness_at
-from fair_search.judging import AuditSettings, RankedLists
+from fair_search.judging import RankedLists
 from fair_search.ranking import Scorer, TopLists, read_chunks
 
 _FIGURES = ("kl", "max_skew")

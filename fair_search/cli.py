@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from debiasing_methods.registry import METHODS
-from fair_search.backbones import BackboneLike
+from fair_search.config_files import config_folder
+from safe_io.documents import read_yaml
 from safe_io.errors import InputError
+
+if TYPE_CHECKING:
+    from fair_search.backbones import BackboneLike
 
 
 def add_backbone_options(parser: argparse.ArgumentParser) -> None:
@@ -69,4 +73,4 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
 
 def method_help() -> str:
     """List the methods for a help text."""
-    return ", ".join(METHODS)
+    return ", ".join(read_yaml(config_folder() / "methods.yml", "method file"))

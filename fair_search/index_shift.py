@@ -15,7 +15,8 @@ import torch
 
 from debiasing_methods.linalg import unit
 from fair_search.ann import search_index
-from fair_search.judging import AuditSettings, RankedLists, evaluate
+from fair_search.audit_settings import AuditSettings
+from fair_search.judging import RankedLists, evaluate
 from fair_search.ranking import Scorer
 from safe_io.errors import InputError
 

@@ -13,49 +13,18 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from fair_search.audit_settings import AuditSettings
 from fair_search.bootstrap import image_draws, interval, query_draws
 from fair_search.fairness_metrics import METRICS, fairness_at, random_order
 
 RANDOM_ORDER = "(random order)"
 RANDOM_DRAWS = 200
-UNITS = ("images", "queries")
-DESIRED = ("data", "uniform")
 _ABSENT = np.iinfo(np.int32).max  # the position, in the first method's list, of an image that is not in it
 
 COLUMNS = (
     "method", "scope", "query", "k", "metric", "value", "low", "high",
     "difference", "difference_low", "difference_high",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class AuditSettings:
-    """How lists are judged.
-
-    Attributes
-    ----------
-    ks : tuple of int
-        Depths K.
-    desired : str
-        Desired shares of the groups: ``data``, theirs among all images, or ``uniform``, 1/C each.
-    bootstrap : str
-        What a mean's interval draws: ``images`` (other images, these queries) or ``queries`` (these images,
-        other queries). The interval of a single query always draws images.
-    draws : int
-        B.
-    seed : int
-        Of the bootstrap and of the random order.
-    """
-
-    ks: tuple[int, ...] = (10, 50, 100)
-    desired: str = "data"
-    bootstrap: str = "images"
-    draws: int = 1000
-    seed: int = 0
-
-    def shares(self, population: np.ndarray) -> np.ndarray:
-        """Desired shares ``(C,)`` for a population ``(C,)``."""
-        return np.full(len(population), 1 / len(population)) if self.desired == "uniform" else population
 
 
 @dataclass(frozen=True, eq=False)

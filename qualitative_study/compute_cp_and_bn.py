@@ -10,16 +10,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if __package__ in (None, ""):  # run by path: make the project importable
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from torch import Tensor
 
-from qualitative_study.versions import build_parser, display_name, open_maker
+from qualitative_study.options import build_parser
 from safe_io.errors import run_main
 from safe_io.files import write_json, write_text
 from safe_io.provenance import versions
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def content_preservation(version: Tensor, base: Tensor) -> float:
@@ -54,6 +57,8 @@ def measure(found: Mapping[str, Tensor], base: Tensor) -> dict[str, dict[str, fl
 
 def format_table(scores: Mapping[str, Mapping[str, float]]) -> str:
     """Write the table as Markdown, three decimals."""
+    from qualitative_study.versions import display_name
+
     lines = [f"| {display_name(name)} | {s['CP']:.3f} | {s['BN']:.3f} |" for name, s in scores.items()]
     return "\n".join(["| version | CP ↑ | BN ↑ |", "|---|---|---|", *lines]) + "\n"
 
@@ -67,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "from). Example: compute_cp_and_bn.py --versions vanilla orth-proj sem-b sem-b-neutral sem-bi",
     )
     args = parser.parse_args(argv)
+
+    from qualitative_study.versions import open_maker
+
     maker = open_maker(args)
     needed = list(dict.fromkeys(["vanilla", *args.versions]))
     found = maker.make(needed)

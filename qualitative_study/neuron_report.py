@@ -22,25 +22,24 @@ if __package__ in (None, ""):  # run by path: make the project importable
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
-import pandas as pd
-import torch
-from torch import Tensor
 
 from bias_evaluation.display.figures import save_both
 from bias_evaluation.grid.configs import DatasetConfig, load_dataset_config
 from bias_evaluation.grid.plan import ResultKey, RunOptions
-from bias_evaluation.prompts.sentences import SettingPrompts
-from bias_evaluation.suite.workspace import Workspace
-from debiasing_methods.registry import METHODS
-from debiasing_methods.sem import Modulation, SparseEmbeddingModulation, class_scores
-from qualitative_study.versions import add_text_options
+from qualitative_study.options import add_text_options
 from safe_io.checkout import ROOT
 from safe_io.documents import unknown
 from safe_io.errors import InputError, run_main
 from safe_io.files import write_text
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from bias_evaluation.prompts.sentences import SettingPrompts
+    from bias_evaluation.suite.workspace import Workspace
+    from debiasing_methods.sem import Modulation, SparseEmbeddingModulation
 
 OUTPUT_DIR = ROOT / "study_output" / "neurons"
 VARIANTS = ("sem-b", "sem-bi")
@@ -78,6 +77,8 @@ def order_latents(
     movement : Tensor of shape (s,)
         How far the embeddings move through each latent, on their own scale, mean over the queries.
     """
+    import torch
+
     change = (modulation.debiased - modulation.latents).abs().mean(0)
     movement = change * torch.linalg.vector_norm(method.sae.decoder_weight, dim=0)
     bias = modulation.bias.mean(0)
@@ -98,6 +99,10 @@ def make_report(workspace: Workspace, key: ResultKey, *, top: int, prompts_shown
     prompts_shown : int
         Number of prompts that are named for each latent.
     """
+    import pandas as pd
+
+    from debiasing_methods.sem import SparseEmbeddingModulation, class_scores
+
     setting = workspace.inputs.prompts(key.setting)
     workspace.inputs.ensure_text([key])
     method = workspace.methods.get(key)
@@ -138,6 +143,8 @@ def query_names(setting: SettingPrompts) -> list[str]:
 
 def _most_active(activations: Tensor, sentences: Sequence[str], shown: int) -> pd.DataFrame:
     """For each latent ``(n, k)`` the prompts that activate it most; fewer where it is 0 in the others."""
+    import pandas as pd
+
     values, rows = activations.topk(min(shown, len(sentences)), dim=0)
     columns: dict[str, list[object]] = {}
     for i, (row, value) in enumerate(zip(rows.tolist(), values.tolist(), strict=True), start=1):
@@ -150,6 +157,8 @@ def _most_active(activations: Tensor, sentences: Sequence[str], shown: int) -> p
 def _tabulate_weights(
     method: SparseEmbeddingModulation, modulation: Modulation, chosen: Tensor, queries: Sequence[str]
 ) -> pd.DataFrame:
+    import pandas as pd
+
     parts = {
         "s_concept": modulation.concept,
         "s_bias": modulation.bias,
@@ -264,6 +273,10 @@ def find_key(config: DatasetConfig, setting: str, backbone: str, method: str) ->
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     args = build_parser().parse_args(argv)
+
+    from bias_evaluation.suite.workspace import Workspace
+    from debiasing_methods.registry import METHODS
+
     for option in ("top", "prompts_shown"):
         if getattr(args, option) < 1:
             raise InputError(f"--{option.replace('_', '-')} must be at least 1, got {getattr(args, option)}")

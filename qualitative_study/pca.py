@@ -18,18 +18,19 @@ if __package__ in (None, ""):  # run by path: make the project importable
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
-import pandas as pd
-from sklearn.decomposition import PCA
-from torch import Tensor
 
 from bias_evaluation.display.figures import save_both
 from bias_evaluation.display.palette import BLACK, BLUE, GREEN, PURPLE, SKY_BLUE, VERMILION, YELLOW
-from qualitative_study.versions import VersionMaker, build_parser, display_name, open_maker
+from qualitative_study.options import build_parser
 from safe_io.errors import run_main
 from safe_io.files import write_text
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from qualitative_study.versions import VersionMaker
 
 SEED = 42
 # A light color and a dark one first. The neutral sentences are crosses.
@@ -56,6 +57,8 @@ class Plane:
 
 def project(version: Tensor) -> Plane:
     """Project the sentences ``(B + 1, P, d)`` of a version on their two principal components."""
+    from sklearn.decomposition import PCA
+
     rows = version.reshape(-1, version.shape[-1]).double().numpy()
     pca = PCA(n_components=2, random_state=SEED)
     points = pca.fit_transform(rows).reshape(*version.shape[:2], 2)
@@ -77,6 +80,8 @@ def draw_figure(planes: Mapping[str, Plane], values: Sequence[str]) -> Figure:
     matplotlib.figure.Figure
     """
     from matplotlib.figure import Figure
+
+    from qualitative_study.versions import display_name
 
     figure = Figure(figsize=(3.0 * len(planes) + 0.5, 4.2), layout="constrained")
     panels = figure.subplots(1, len(planes), sharex=True, sharey=True, squeeze=False)[0]
@@ -115,6 +120,8 @@ def _styles(values: Sequence[str]) -> list[tuple[str, str]]:
 
 def tabulate(planes: Mapping[str, Plane], values: Sequence[str], subjects: Sequence[str]) -> pd.DataFrame:
     """List every point: columns version, value, subject, x, y."""
+    import pandas as pd
+
     rows = [
         (name, value, subject, *plane.points[b, p])
         for name, plane in planes.items()
@@ -141,6 +148,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "where it is not the config's. Example: pca.py --versions vanilla orth-proj sem-b-neutral",
     )
     args = parser.parse_args(argv)
+
+    from qualitative_study.versions import open_maker
+
     maker = open_maker(args)
     planes = {name: project(version) for name, version in maker.make(args.versions).items()}
     stem = args.output_dir / file_stem(maker)

@@ -25,30 +25,29 @@ if __package__ in (None, ""):  # run by path: make the project importable
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
-import pandas as pd
-import torch
-from torch import Tensor
 
 from bias_evaluation.display.figures import save_both
 from bias_evaluation.display.palette import BLUE, GRAY, ORANGE
 from bias_evaluation.grid.configs import load_dataset_config
 from bias_evaluation.grid.plan import ResultKey, RunOptions
-from bias_evaluation.scoring.fold_scores import fold_scores
-from bias_evaluation.scoring.retrieval import evaluate_retrieval
-from bias_evaluation.suite.workspace import Workspace
-from debiasing_methods.base import DebiasingMethod, QueryGroup
-from debiasing_methods.sem import Modulation, SparseEmbeddingModulation
 from qualitative_study.neuron_report import VARIANTS, find_key
 from safe_io.checkout import ROOT
 from safe_io.errors import InputError, run_main
 from safe_io.files import write_text
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from bias_evaluation.suite.workspace import Workspace
+    from debiasing_methods.base import DebiasingMethod, QueryGroup
+    from debiasing_methods.sem import Modulation, SparseEmbeddingModulation
+
+    Weight = Callable[[Tensor, Tensor], Tensor]
 
 OUTPUT_DIR = ROOT / "study_output" / "ablation"
 BANDS = {"S_bias < 0.5": (-1.0, 0.5), "0.5 to 0.9": (0.5, 0.9), "at least 0.9": (0.9, 2.0)}
-Weight = Callable[[Tensor, Tensor], Tensor]
 
 
 def _full(concept: Tensor, bias: Tensor) -> Tensor:
@@ -56,12 +55,12 @@ def _full(concept: Tensor, bias: Tensor) -> Tensor:
 
 
 ABLATIONS: Mapping[str, Weight] = {
-    "w = 1 (the SAE alone)": lambda concept, bias: torch.ones_like(concept),
+    "w = 1 (the SAE alone)": lambda concept, bias: concept.new_ones(concept.shape),
     "SEM": _full,
     "only down: min(w, 1)": lambda concept, bias: _full(concept, bias).clamp(max=1),
     "only up: max(w, 1)": lambda concept, bias: _full(concept, bias).clamp(min=1),
-    "S_bias = 0": lambda concept, bias: _full(concept, torch.zeros_like(bias)),
-    "S_concept = 0": lambda concept, bias: _full(torch.zeros_like(concept), bias),
+    "S_bias = 0": lambda concept, bias: _full(concept, bias.new_zeros(bias.shape)),
+    "S_concept = 0": lambda concept, bias: _full(concept.new_zeros(concept.shape), bias),
 }
 
 
@@ -79,6 +78,8 @@ def class_means(images: Tensor, classes: Tensor) -> Tensor:
     -------
     Tensor of shape (C, d)
     """
+    import torch
+
     means = torch.stack([images[classes == c].mean(0) for c in range(int(classes.max()) + 1)])
     return means - means.mean(0)
 
@@ -114,6 +115,8 @@ def tabulate_bands(modulation: Modulation, neutral: Tensor, response: Tensor) ->
         One row per band: band, latents (in it), active (above 0 in a query), s_concept and weight (of the
         active ones), signal_before, signal_after (see `bias_signal`).
     """
+    import pandas as pd
+
     rows = []
     for band, (low, high) in BANDS.items():
         mask = (modulation.bias >= low) & (modulation.bias < high)
@@ -147,6 +150,9 @@ def tabulate_lengths(
         Rows before and after: length (of the decoded query minus the pre-bias), signal (of all latents, see
         `bias_signal`), and signal per length.
     """
+    import pandas as pd
+    import torch
+
     everything = torch.ones_like(modulation.latents, dtype=torch.bool)
     rows = []
     for name, latents in (("before", modulation.latents), ("after", modulation.debiased)):
@@ -168,6 +174,8 @@ def run_ablations(
         One row per weight, "base" (undebiased) first: weight, kl, max_skew and, with labels, precision; means
         over folds and queries as in the tables.
     """
+    import pandas as pd
+
     base = ResultKey(key.dataset, key.setting, key.backbone, workspace.config.methods["vanilla"], None)
     vanilla = workspace.methods.get(base)
     rows = [{"weight": "base", **_measure(workspace, key, vanilla, groups)}]
@@ -181,6 +189,9 @@ def run_ablations(
 def _measure(
     workspace: Workspace, key: ResultKey, method: DebiasingMethod, groups: Sequence[QueryGroup]
 ) -> dict[str, float]:
+    from bias_evaluation.scoring.fold_scores import fold_scores
+    from bias_evaluation.scoring.retrieval import evaluate_retrieval
+
     inputs, setting = workspace.inputs, key.setting
     scores = fold_scores(method, groups, inputs.images, inputs.data.val, _no_reference)
     names = [group.name for group in groups]
@@ -250,6 +261,12 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     args = build_parser().parse_args(argv)
+
+    import torch
+
+    from bias_evaluation.suite.workspace import Workspace
+    from debiasing_methods.sem import SparseEmbeddingModulation
+
     config = load_dataset_config(args.config)
     key = find_key(config, args.setting, args.backbone, args.method)
     if key.setting.task != "retrieval":

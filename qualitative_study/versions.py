@@ -33,14 +33,10 @@ from bias_evaluation.weights.read import load_sae
 from debiasing_methods.base import DebiasingMethod, QueryGroup
 from debiasing_methods.linalg import unit
 from debiasing_methods.registry import METHODS
-from safe_io.checkout import ROOT
+from qualitative_study.options import NEUTRAL_CONCEPT
 from safe_io.documents import choices, unknown
 from safe_io.errors import InputError
 from safe_io.files import sha256_file, sha256_json
-
-OUTPUT_DIR = ROOT / "study_output" / "qualitative"
-NEUTRAL_CONCEPT = "sem-b-neutral"
-DEFAULT_VERSIONS = ("vanilla", "orth-proj", "sem-b", NEUTRAL_CONCEPT)
 
 
 def version_names() -> list[str]:
@@ -224,67 +220,6 @@ def _setting_prompts(config: StudyConfig, prompts: str) -> tuple[DatasetConfig, 
     if setting not in dataset.settings:
         raise unknown("setting", setting, list(dataset.settings), str(config.path))
     return dataset, load_setting_prompts(dataset, dataset.settings[setting], prompts)
-
-
-def add_text_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where text embeddings come from."""
-    add = parser.add_argument
-    add(
-        "--data-root",
-        type=Path,
-        metavar="DIR",
-        help="folder of text_embeddings/ (default: data/ in the project of the config)",
-    )
-    add(
-        "--text-embeddings",
-        type=Path,
-        metavar="FILE",
-        help="take all text embeddings from this .npz file, with the arrays prompts and embeddings",
-    )
-
-
-def build_parser(description: str, epilog: str) -> argparse.ArgumentParser:
-    """Describe the command line that the figure and the table share."""
-    parser = argparse.ArgumentParser(description=description, epilog=epilog)
-    add = parser.add_argument
-    add(
-        "--config",
-        type=Path,
-        default=ROOT / "config" / "studies" / "people.yml",
-        metavar="FILE",
-        help="sentences of the study (default: config/studies/people.yml)",
-    )
-    add("--backbone", metavar="B", help="a backbone of the config (default: the one that it names)")
-    add(
-        "--versions",
-        nargs="+",
-        default=list(DEFAULT_VERSIONS),
-        metavar="V",
-        help=f"versions to compare, of {', '.join(version_names())} (default: {' '.join(DEFAULT_VERSIONS)})",
-    )
-    add(
-        "--prompts",
-        default="default",
-        metavar="NAME",
-        help="prompt set of the bias prompts and diverse prompts; its SAE is looked for first (default: "
-        "%(default)s)",
-    )
-    add("--sae", type=Path, metavar="FILE", help="SAE weights (default: where SEM looks for the backbone's)")
-    add_text_options(parser)
-    add(
-        "--device",
-        choices=("cpu", "cuda"),
-        default="cpu",
-        help="where text is encoded (default: %(default)s)",
-    )
-    add(
-        "--output-dir",
-        type=Path,
-        default=OUTPUT_DIR,
-        metavar="DIR",
-        help="default: study_output/qualitative/",
-    )
-    return parser
 
 
 def open_maker(args: argparse.Namespace) -> VersionMaker:

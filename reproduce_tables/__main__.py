@@ -9,19 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bias_evaluation.display.result_table import read_results
 from bias_evaluation.grid.configs import register_own_methods
-from reproduce_tables.engine import TABLES_FILE, fill, load_description
-from reproduce_tables.render import (
-    as_csv,
-    as_grid,
-    as_latex,
-    as_markdown,
-    as_text,
-    compare,
-    read_published,
-    summary,
-)
+from reproduce_tables import TABLES_FILE
 from safe_io.errors import run_main
 from safe_io.files import write_text
 
@@ -92,6 +81,20 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     args = build_parser().parse_args(argv)
+
+    from bias_evaluation.display.result_table import read_results
+    from reproduce_tables.engine import fill, load_description
+    from reproduce_tables.render import (
+        as_csv,
+        as_grid,
+        as_latex,
+        as_markdown,
+        as_text,
+        compare,
+        read_published,
+        summary,
+    )
+
     register_own_methods(args.methods_file)
     description = load_description(args.description, args.table, args.seeds)
     stem = f"table_{args.table}"

@@ -11,13 +11,14 @@ from typing import Any
 import pandas as pd
 
 from bias_evaluation.display.result_table import NEEDED, of_seeds, seed_notes
-from bias_evaluation.grid.methods import SEEDS, ResultMethod, find_result_method
+from bias_evaluation.grid.configs import SEEDS
+from bias_evaluation.grid.methods import ResultMethod, find_result_method
 from bias_evaluation.results.aggregation import ResultName, backbone_stem, retrieval_k, setting_name
 from debiasing_methods.registry import METHODS
+from reproduce_tables import TABLES_FILE
 from safe_io.documents import Section, read_yaml, unknown
 from safe_io.errors import InputError
 
-TABLES_FILE = Path(__file__).with_name("tables.yml")
 """Descriptions of the paper's tables."""
 
 _FIELDS = ("dataset", "backbone", "setting", "measures")

@@ -13,16 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bias_evaluation.display.figures import save_both
-from bias_evaluation.display.result_table import query_skews, read_results, seed_means, seed_notes
-from bias_evaluation.display.suite_figures import draw_figure, draw_grid
 from bias_evaluation.grid.configs import register_own_methods
-from bias_evaluation.grid.methods import SEEDS
-from bias_evaluation.results.aggregation import setting_name
 from safe_io.errors import InputError, run_main
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
+    from bias_evaluation.grid.configs import SEEDS
+
     parser = argparse.ArgumentParser(
         prog="python -m reproduce_tables.figures",
         description="Draw fairness against utility for every dataset and backbone in the results, "
@@ -56,6 +54,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     args = build_parser().parse_args(argv)
+
+    from bias_evaluation.display.result_table import query_skews, read_results, seed_means, seed_notes
+    from bias_evaluation.display.suite_figures import draw_figure, draw_grid
+    from bias_evaluation.results.aggregation import setting_name
+
     register_own_methods(args.methods_file)
     results = read_results(args.results)
     rows = seed_means(results, args.seeds)

@@ -44,7 +44,7 @@ def test_the_published_indices_come_out(
 ) -> None:
     rows, train, val = PUBLISHED[name]
     folder = dataset(tmp_path / name, rows)
-    assert generate_splits.main(["--dataset_path", str(folder)]) == 0
+    assert generate_splits.main(["--dataset-path", str(folder)]) == 0
     assert np.load(folder / "train_indices.npy").shape == (10, rows // 2)
     assert np.load(folder / "val_indices.npy").shape == (10, rows - rows // 2)
     assert digest(folder / "train_indices.npy") == train
@@ -78,7 +78,7 @@ def test_options_in_either_spelling(tmp_path: Path, dash: str) -> None:
 def test_bad_options_write_nothing(tmp_path: Path, arguments: list[str], complaint: str) -> None:
     folder = dataset(tmp_path / "small", 4)
     with pytest.raises(InputError) as caught:
-        generate_splits.main(["--dataset_path", str(folder), *arguments])
+        generate_splits.main(["--dataset-path", str(folder), *arguments])
     assert complaint in str(caught.value)
     assert [path.name for path in folder.iterdir()] == ["metadata.feather"]
 
@@ -86,7 +86,7 @@ def test_bad_options_write_nothing(tmp_path: Path, arguments: list[str], complai
 def test_missing_metadata_is_one_line_and_exit_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_main(lambda: generate_splits.main(["--dataset_path", str(tmp_path)])) == 2
+    assert run_main(lambda: generate_splits.main(["--dataset-path", str(tmp_path)])) == 2
     assert capsys.readouterr().err == (
         f"error: metadata not found: {tmp_path / 'metadata.feather'}; precompute_embeddings.py makes it\n"
     )
@@ -137,7 +137,7 @@ def test_all_splits_goes_on_after_a_failure_and_says_so(tmp_path: Path) -> None:
     done = run_script("generate_all_splits.sh", tmp_path, python=python)
     assert done.returncode == 2
     assert calls(tmp_path) == [
-        f"generate_splits.py --dataset_path {tmp_path}/{name}"
+        f"generate_splits.py --dataset-path {tmp_path}/{name}"
         for name in ("CelebA", "FairFace", "UTKFace", "Waterbirds")
     ]
     assert done.stderr == "failed: UTKFace\n"
@@ -152,14 +152,14 @@ def test_all_embeddings_asks_for_every_backbone_of_every_dataset(tmp_path: Path)
         tmp_path,
         "--precision",
         "fp16",
-        "--batch_size",
+        "--batch-size",
         "8",
         python=python,
     )
     assert done.returncode == 2
     assert calls(tmp_path) == [
-        f"precompute_embeddings.py --model_id {backbone} --dataset_name {name.lower()} "
-        f"--dataset_path {tmp_path}/{name} --precision fp16 --batch_size 8"
+        f"precompute_embeddings.py --backbone {backbone} --dataset-name {name.lower()} "
+        f"--dataset-path {tmp_path}/{name} --precision fp16 --batch-size 8"
         for name in ("FairFace", "LFW")
         for backbone in ("ViT-B-16", "ViT-L-14@336px", "RN50", "RN101")
     ]
@@ -175,7 +175,7 @@ def test_the_folders_of_the_scripts_are_those_of_configs_and_datasets(tmp_path: 
     done = run_script("precompute_all_clip_embeddings.sh", tmp_path, python=recorder(tmp_path, ""))
     assert done.returncode == 0
     assert done.stderr == ""
-    names = [call.split("--dataset_name ")[1].split()[0] for call in calls(tmp_path)]
+    names = [call.split("--dataset-name ")[1].split()[0] for call in calls(tmp_path)]
     assert list(dict.fromkeys(names)) == [name for name in DATASETS if name != "portraits"]
     assert len(names) == 4 * 8
 

@@ -19,9 +19,10 @@ from bias_evaluation.embedding.encoder import Encoder
 from bias_evaluation.scoring.fold_scores import fold_scores
 from bias_evaluation.scoring.retrieval import evaluate_retrieval
 from debiasing_methods.registry import METHODS
+from debiasing_methods.training.hyperparameters import SaeTrainingConfig, ZSDebiasTrainingConfig
 from debiasing_methods.training.prism import overall_loss, train_maps
-from debiasing_methods.training.sae import SaeTraining, SaeTrainingConfig
-from debiasing_methods.training.zsdebias import ZSDebiasTraining, ZSDebiasTrainingConfig, bias_targets
+from debiasing_methods.training.sae import SaeTraining
+from debiasing_methods.training.zsdebias import ZSDebiasTraining, bias_targets
 
 
 @pytest.fixture

@@ -204,7 +204,7 @@ def test_an_image_that_ends_every_worker_is_one_line_and_shards_are_kept(
 
 
 def test_results_are_the_local_ones_though_a_worker_is_lost(suite_world: World, tmp_path: Path) -> None:
-    arguments = ["--config", str(suite_world.config), "--backbones", "beta", "gamma"]
+    arguments = ["--config", str(suite_world.config), "--backbone", "beta", "gamma"]
     assert main_eval.main(arguments) == 0
     local = suite_world.results()
     assert len(local) == 2 * 3 * 5
@@ -222,7 +222,7 @@ def test_a_failing_task_is_one_line_and_the_others_results_stay(suite_world: Wor
     rows = np.load(damaged)
     rows[3] = np.nan
     np.save(damaged, rows)
-    arguments = ["--config", str(suite_world.config), "--backbones", "beta", "gamma", "--methods", "vanilla"]
+    arguments = ["--config", str(suite_world.config), "--backbone", "beta", "gamma", "--methods", "vanilla"]
     with pytest.raises(InputError, match=r"1 of 2 tasks failed, the first: portraits gamma: .* row\(s\)"):
         main_eval.main([*arguments, "--engine", "ray"])
     assert [name.rsplit("clip-", 1)[1] for name in suite_world.results()] == ["b_vanilla.json"] * 3
@@ -234,10 +234,10 @@ def test_zsdebias_models_are_the_local_ones(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = zsdebias_arguments(zsdebias_project, "--seeds", 0, 1, 2)
-    assert zsdebias_training.main([*arguments, "--output_dir", str(tmp_path / "local")]) == 0
+    assert zsdebias_training.main([*arguments, "--output-dir", str(tmp_path / "local")]) == 0
     capsys.readouterr()
     with one_worker_is_lost("_run_call") as lost:
-        ray = [*arguments, "--output_dir", str(tmp_path / "ray"), "--engine", "ray"]
+        ray = [*arguments, "--output-dir", str(tmp_path / "ray"), "--engine", "ray"]
         assert zsdebias_training.main(ray) == 0
     assert lost
     assert capsys.readouterr().out.count("trained on") == 3

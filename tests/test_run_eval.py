@@ -98,7 +98,7 @@ def test_states_are_short(grid: list[str]) -> None:
 
 def test_selectors_of_one_dataset_are_no_error_for_the_others(run: Run) -> None:
     """What is missing is then listed for the selected results alone, and the exit code says so."""
-    done = run("--settings", "waterbirds", "--methods", "vanilla", "sem-bi", "--backbones", "RN50", "RN101")
+    done = run("--settings", "waterbirds", "--methods", "vanilla", "sem-bi", "--backbone", "RN50", "RN101")
     assert done.returncode == 2
     assert done.stdout == ""
     *missing, last = done.stderr.splitlines()

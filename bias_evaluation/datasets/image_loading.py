@@ -8,7 +8,6 @@ about one batch, however many workers there are. A worker has one thread.
 from __future__ import annotations
 
 import math
-import os
 import signal
 import sys
 import warnings
@@ -222,12 +221,5 @@ def dead_workers_as_input_errors() -> Iterator[None]:
         raise InputError(
             f"a decoding process ended ({told[-1].rstrip('.')}), most often for lack of "
             f"memory or of shared memory; run the command again with fewer --workers (0: none) or a smaller "
-            f"--batch_size: finished parts are kept"
+            f"--batch-size: finished parts are kept"
         ) from None
-
-
-def usable_cores() -> int:
-    """Count the cores that this process may use: in a container they can be fewer than the machine's."""
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -88,7 +88,7 @@ def build_tar_metadata(pattern: str, folder: Path, *, rebuild: bool = False) -> 
     if table_path.is_file() and not rebuild:
         if not kept.is_file() or read_json(kept, "list of tar files") != source:
             raise InputError(
-                f"{table_path} was not made from these tar files; give another --dataset_path, or pass "
+                f"{table_path} was not made from these tar files; give another --dataset-path, or pass "
                 f"--rebuild-metadata"
             )
         return read_metadata(table_path)

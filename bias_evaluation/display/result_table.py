@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bias_evaluation.grid.methods import SEEDS
+from bias_evaluation.grid.configs import SEEDS
 from safe_io.errors import InputError
 
 NEEDED = ("dataset", "task", "backbone", "method", "setting", "metric", "mean", "seed")

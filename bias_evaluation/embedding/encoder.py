@@ -15,14 +15,12 @@ from torch import Tensor
 from bias_evaluation.embedding.open_clip_model import build_model
 from bias_evaluation.embedding.pixels import pixel_settings
 from bias_evaluation.embedding.text_tower import encode_tokens
-from bias_evaluation.grid.configs import Backbone
+from bias_evaluation.grid.configs import PRECISIONS, Backbone
 from safe_io.arrays import check_rows
 from safe_io.errors import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Encoder:
@@ -49,7 +47,7 @@ class Encoder:
         model, self._tokenize = build_model(backbone, device=device, precision=precision)
         self.backbone = backbone
         self.device = device
-        self.dtype = PRECISIONS[precision]
+        self.dtype = getattr(torch, PRECISIONS[precision])
         # Channels last: RN50 and RN101 take a sixth to a quarter less time on a CPU, ViTs as much as before.
         self.model = model.eval().to(memory_format=torch.channels_last)
         self._check_width()

@@ -112,7 +112,7 @@ def ray_session() -> Iterator[ModuleType]:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # reports nothing to Ray's makers
-    local = {} if address else {"include_dashboard": False, "num_cpus": _usable_cores()}
+    local = {} if address else {"include_dashboard": False, "num_cpus": usable_cores()}
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
     except Exception as error:  # of many kinds, plain ones among them
@@ -131,10 +131,11 @@ def check_ray() -> None:
         _check_reachable(address)
 
 
-def _usable_cores() -> int:
-    from bias_evaluation.datasets.image_loading import usable_cores
-
-    return usable_cores()
+def usable_cores() -> int:
+    """Count the cores that this process may use: in a container they can be fewer than the machine's."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _named(address: str | None) -> str:

@@ -63,7 +63,7 @@ def ray_stream(backbone: Backbone, *, device: str, precision: str) -> Stream:
             except lost_worker_errors(ray):
                 raise InputError(
                     "workers were lost again and again, most often for lack of memory; run the command again "
-                    "with a smaller --batch_size: finished shards are kept"
+                    "with a smaller --batch-size: finished shards are kept"
                 ) from None
 
     return stream

@@ -12,14 +12,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from debiasing_methods.base import DebiasingMethod
-from debiasing_methods.registry import METHODS, get_method, import_method
-from debiasing_methods.training.prism import PrismHyperparameters
+from debiasing_methods.training.hyperparameters import PrismHyperparameters
 from safe_io.checkout import ROOT
 from safe_io.documents import Section, check_distinct, choices, describe, read_yaml, unknown
 from safe_io.errors import InputError
+
+if TYPE_CHECKING:
+    from debiasing_methods.base import DebiasingMethod
 
 TASKS = ("retrieval", "zs_classification")
 DATASETS = (
@@ -33,6 +34,10 @@ DATASETS = (
     "lfw",
     "portraits",
 )
+PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""Precision of a model, as commands and records name it → torch's name of the type."""
+SEEDS: tuple[int, ...] = (0, 1, 2)
+"""Seeds of the seeded methods in the paper's suite."""
 PIXEL_KEYS = (
     "mean",
     "std",
@@ -412,6 +417,8 @@ def load_methods(path: Path | str) -> dict[str, MethodConfig]:
     InputError
         As for `load_dataset_config`.
     """
+    from debiasing_methods.registry import METHODS
+
     path = Path(path).resolve()
     top = Section(read_yaml(path, "method file"), str(path))
     methods = {}
@@ -442,6 +449,8 @@ def register_own_methods(path: Path | None) -> None:
 
 def _import_class(name: str, section: Section) -> type[DebiasingMethod]:
     """Import and register the class that a method's entry names, ``class: package.module:Class``."""
+    from debiasing_methods.registry import import_method
+
     try:
         cls = import_method(section.take("class", str))
     except ValueError as error:
@@ -458,6 +467,8 @@ def _import_class(name: str, section: Section) -> type[DebiasingMethod]:
 
 
 def _method(name: str, section: Section) -> MethodConfig:
+    from debiasing_methods.registry import get_method
+
     seeds = ()
     if get_method(name).seeded:
         seeds = tuple(section.take("seeds", list))
@@ -474,6 +485,8 @@ def _method(name: str, section: Section) -> MethodConfig:
 
 def option_types(method: str) -> dict[str, type]:
     """Options of a method: the keyword arguments of its constructor that are plain values."""
+    from debiasing_methods.registry import get_method
+
     signature = inspect.signature(get_method(method).__init__, eval_str=True)
     return {
         name: parameter.annotation
@@ -484,6 +497,8 @@ def option_types(method: str) -> dict[str, type]:
 
 def option_defaults(method: str) -> dict[str, Any]:
     """Options of a method that need not be given → their values then."""
+    from debiasing_methods.registry import get_method
+
     parameters = inspect.signature(get_method(method).__init__).parameters
     found = {name: parameters[name].default for name in option_types(method)}
     return {name: value for name, value in found.items() if value is not inspect.Parameter.empty}

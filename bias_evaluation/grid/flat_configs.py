@@ -23,10 +23,8 @@ from bias_evaluation.grid.configs import (
     load_dataset_config,
     option_types,
 )
-from bias_evaluation.grid.methods import published_name
 from bias_evaluation.grid.plan import ResultKey
-from debiasing_methods.registry import METHODS, get_method
-from debiasing_methods.training.prism import PrismHyperparameters
+from debiasing_methods.training.hyperparameters import PrismHyperparameters
 from safe_io.checkout import ROOT
 from safe_io.documents import Section, choices, read_yaml
 from safe_io.errors import InputError
@@ -102,6 +100,9 @@ def _dataset_file(path: Path, dataset: str) -> Path:
 
 def _read_flat(flat: Section, path: Path, base: DatasetConfig) -> DatasetConfig:
     """Restrict a dataset's config to the result that a flat config describes."""
+    from bias_evaluation.grid.methods import published_name
+    from debiasing_methods.registry import METHODS
+
     setting = _setting(flat, base)
     backbone = _backbone(flat, base)
     published = flat.choice("method", list(dict.fromkeys(published_name(name).method for name in METHODS)))
@@ -151,6 +152,9 @@ def _backbone(flat: Section, base: DatasetConfig) -> Backbone:
 
 def _method(flat: Section, published: str, root: Path) -> MethodConfig:
     """Read a method's options, seed and weights; all that the published form has must be there."""
+    from bias_evaluation.grid.methods import published_name
+    from debiasing_methods.registry import METHODS, get_method
+
     names = {name: published_name(name) for name in METHODS}
     variants = {spelled.variant: name for name, spelled in names.items() if spelled.method == published}
     name = variants[flat.choice("sem_version", list(variants)) if None not in variants else None]

@@ -11,9 +11,6 @@ from debiasing_methods.reranking import ALGORITHMS, DISPLAY_NAMES
 from safe_io.documents import unknown
 from safe_io.errors import InputError
 
-SEEDS: tuple[int, ...] = (0, 1, 2)
-"""Seeds of the seeded methods in the paper's suite."""
-
 RERANKED = "after-ranking"
 """Key of `GROUPS` of the results whose rankings are re-ranked."""
 

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from bias_evaluation.grid.configs import Backbone, DatasetConfig, MethodConfig, Setting
-from bias_evaluation.grid.methods import split_reranked
-from debiasing_methods.registry import get_method
 from debiasing_methods.reranking import ALGORITHMS
 from safe_io.documents import unknown
 from safe_io.errors import InputError
 
 T = TypeVar("T")
+
+RERANKING_LABELS = ("given", "predicted")
+"""Which labels re-ranking is done by: those of the images, or predicted zero-shot."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,8 @@ def _chosen(available: Mapping[str, T], names: Sequence[str] | None) -> list[T]:
 
 
 def _seeds(method: str, seeds: Sequence[int], wanted: Sequence[int] | None) -> list[int | None]:
+    from debiasing_methods.registry import get_method
+
     if not get_method(method).seeded:
         return [None]
     return [seed for seed in seeds if wanted is None or seed in wanted]
@@ -129,6 +132,8 @@ def _seeds(method: str, seeds: Sequence[int], wanted: Sequence[int] | None) -> l
 
 def check_selection(configs: Sequence[DatasetConfig], selection: Selection) -> None:
     """Raise `InputError` where a selected name is in none of some configs, or no seed of a method is left."""
+    from bias_evaluation.grid.methods import split_reranked
+
     methods_files = [config.flat or config.path.parent / "methods.yml" for config in configs]
     sources = [config.source for config in configs]
     for kind, names, available, files in (
@@ -154,6 +159,9 @@ def _some(paths: Iterable[Path]) -> str:
 
 
 def _check_seeds(configs: Sequence[DatasetConfig], selection: Selection, wanted: Sequence[int]) -> None:
+    from bias_evaluation.grid.methods import split_reranked
+    from debiasing_methods.registry import get_method
+
     seeds: dict[str, set[int]] = {}
     names = None if selection.methods is None else [split_reranked(name)[0] for name in selection.methods]
     for method in chain.from_iterable(_chosen(config.methods, names) for config in configs):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 from bias_evaluation.grid.configs import Setting
-from debiasing_methods.training.prism import PrismHyperparameters
+from debiasing_methods.training.hyperparameters import PrismHyperparameters
 from safe_io.documents import Section, choices, read_yaml
 from safe_io.errors import InputError
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bias_evaluation.grid.configs import Backbone
-from bias_evaluation.weights.kinds import WeightKind
 from safe_io.documents import as_strings
 from safe_io.errors import InputError
 from safe_io.files import load_weights, read_json
+
+if TYPE_CHECKING:
+    from bias_evaluation.weights.kinds import WeightKind
 
 BASE_URL = "https://github.com/mardgui/SEM/releases/download/v1.0"
 """Folder of the three archives: the release tag v1.0 of the paper's repository."""

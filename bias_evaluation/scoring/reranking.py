@@ -21,7 +21,6 @@ from safe_io.documents import choices
 from safe_io.errors import InputError
 
 SHARES = ("data", "uniform")
-LABELS = ("given", "predicted")
 
 
 def parse_shares(given: Sequence[str], n_classes: int, where: str) -> tuple[Fraction, ...] | None:

@@ -91,12 +91,12 @@ class States:
         """Return the command that makes a file of the dataset's folder."""
         folder = shlex.quote(str(self.inputs.folder))
         if component == "folds":
-            return f"python generate_splits.py --dataset_path {folder}"
+            return f"python generate_splits.py --dataset-path {folder}"
         alone = " --metadata-only" if component == "metadata" else ""  # the same whatever the backbone
         backbone = next(iter(self.inputs.config.backbones)) if alone else self.inputs.backbone.name
         return (
-            f"python precompute_embeddings.py --model_id {shlex.quote(backbone)} --dataset_name "
-            f"{self.inputs.config.dataset} --dataset_path {folder}{alone}"
+            f"python precompute_embeddings.py --backbone {shlex.quote(backbone)} --dataset-name "
+            f"{self.inputs.config.dataset} --dataset-path {folder}{alone}"
         )
 
     def _missing_prompts(self, key: ResultKey) -> list[str]:

@@ -30,18 +30,19 @@ from tqdm import tqdm
 
 from bias_evaluation.prompts.prism_texts import PrismTextSet, fill_scene
 from bias_evaluation.training_runs.run import TrainingRun, sha256_tensor
+from bias_evaluation.weights import FORMATS
 from bias_evaluation.weights.find import prism_weight_name
 from bias_evaluation.weights.read import PRISM_MAP
 from debiasing_methods.linalg import unit
-from debiasing_methods.training.prism import PrismHyperparameters, overall_loss, train_maps
-from debiasing_methods.training.prism_sampling import SAMPLINGS, PrismSamples, TextSetSizes
+from debiasing_methods.training.hyperparameters import PrismHyperparameters
+from debiasing_methods.training.prism import overall_loss, train_maps
+from debiasing_methods.training.prism_sampling import SAMPLERS, PrismSamples, TextSetSizes
 from safe_io.errors import InputError
 from safe_io.files import atomic_path, dump_weights, read_json, sha256_json, write_text
 from safe_io.locks import exclusive
 from safe_io.provenance import build_versions
 
 T, R = TypeVar("T"), TypeVar("R")
-FORMATS = ("pth", "safetensors")
 LOSSES = "losses.csv"
 _BATCH_BYTES = 1 << 26  # tensors of a batch of maps; a single map of width 1024 needs half of it
 
@@ -120,7 +121,7 @@ class _Map:
 
     @cached_property
     def samples(self) -> PrismSamples:
-        return SAMPLINGS[self.sampling](self.setting.sizes, self.setting.training.num_samples, self.seed)
+        return SAMPLERS[self.sampling](self.setting.sizes, self.setting.training.num_samples, self.seed)
 
     def sentences(self) -> list[str]:
         """Distinct sentences that the samples use."""

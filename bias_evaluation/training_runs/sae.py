@@ -23,7 +23,8 @@ from bias_evaluation.training_runs.run import TrainingRun, run_resumably, sha256
 from bias_evaluation.training_runs.sae_report import reconstruction_quality
 from bias_evaluation.weights.read import save_sae
 from debiasing_methods.sae import SparseAutoencoder
-from debiasing_methods.training.sae import SaeTraining, SaeTrainingConfig
+from debiasing_methods.training.hyperparameters import SaeTrainingConfig
+from debiasing_methods.training.sae import SaeTraining
 from safe_io.arrays import check_matrix, check_rows
 from safe_io.errors import InputError, as_input_error
 from safe_io.provenance import build_versions

@@ -22,13 +22,8 @@ from tqdm import tqdm
 from bias_evaluation.training_runs.checkpoint import Checkpoint
 from bias_evaluation.training_runs.run import TrainingRun, beside, run_resumably, sha256_tensor
 from bias_evaluation.training_runs.zsdebias_report import plot_losses, write_losses
-from debiasing_methods.training.zsdebias import (
-    NEAREST_SENTENCES,
-    Best,
-    ZSDebiasTraining,
-    ZSDebiasTrainingConfig,
-    bias_targets,
-)
+from debiasing_methods.training.hyperparameters import ZSDebiasTrainingConfig
+from debiasing_methods.training.zsdebias import NEAREST_SENTENCES, Best, ZSDebiasTraining, bias_targets
 from safe_io.errors import InputError, as_input_error
 from safe_io.files import save_weights
 from safe_io.provenance import build_versions

@@ -9,7 +9,7 @@ from pathlib import Path
 from bias_evaluation.grid.configs import Backbone
 from bias_evaluation.prompts.prism_settings import hyperparameters, load_prism_training
 from bias_evaluation.weights.kinds import PRISM, SAE, ZSDEBIAS, WeightKind
-from debiasing_methods.training.prism import PrismHyperparameters
+from debiasing_methods.training.hyperparameters import PrismHyperparameters
 
 _RELEASED = ("human", "animal")  # ZSDebias corpora of the release's models
 # Datasets that the paper trained ZSDebias on, by bias corpus.
@@ -81,8 +81,8 @@ def zsdebias_file(root: Path, prompts: str, backbone: Backbone, kind: str, seed:
     name = f"{backbone.name}_{kind}_zsdebias_{seed}.pth"
     folders = " ".join(f"data/{folder}" for folder in _TRAINED_ON.get(kind, ("DIR",)))
     make = (
-        f"train it with `python debiasing_methods/zsdebias_training.py --bias_attribute {kind} --clip_model "
-        f"{backbone.name} --seed {seed} --prompts {prompts} --dataset_paths {folders}` "
+        f"train it with `python debiasing_methods/zsdebias_training.py --bias-attribute {kind} --backbone "
+        f"{backbone.name} --seed {seed} --prompts {prompts} --dataset-paths {folders}` "
         f"(train_zsdebias.sh: all of the paper's)" + (_or_download(backbone) if kind in _RELEASED else "")
     )
     return find(root, ZSDEBIAS, prompts, name, make)
@@ -100,14 +100,18 @@ def prism_files(
     """Find the PRISM maps of some text sets; `training` is how they are trained, or the file that says so."""
     given = isinstance(training, PrismHyperparameters)
     found = {"*": training} if given else load_prism_training(training)
-    options = "".join(f" --{name} {value}" for name, value in asdict(training).items()) if given else ""
+    options = (
+        "".join(f" --{name.replace('_', '-')} {value}" for name, value in asdict(training).items())
+        if given
+        else ""
+    )
     files = []
     for text_set in text_sets:
         name = prism_weight_name(
             backbone.name, task, text_set, hyperparameters(found, text_set, training), seed
         )
         make = (
-            f"train it with `python debiasing_methods/prism_training.py --CLIP_model {backbone.name} --task "
+            f"train it with `python debiasing_methods/prism_training.py --backbone {backbone.name} --task "
             f"{task} --setting {text_set} --seed {seed} --prompts {prompts}{options}` "
             f"(train_all_prism.sh: all of the paper's)"
             + _or_download(backbone, f" and pass --prompts {OFFICIAL}")

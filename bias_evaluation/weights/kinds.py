@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bias_evaluation.grid.configs import Backbone
-from bias_evaluation.weights import read
+from bias_evaluation.weights import KIND_NAMES, read
 from debiasing_methods import base
 
 
@@ -96,5 +96,5 @@ ZSDEBIAS = WeightKind(
     width=lambda weights, path: read.zsdebias_from_checkpoint(weights, path).dim,
     backbone_part=lambda backbone: backbone.name,
 )
-KINDS: Mapping[str, WeightKind] = {kind.name: kind for kind in (SAE, PRISM, ZSDEBIAS)}
+KINDS: Mapping[str, WeightKind] = dict(zip(KIND_NAMES, (SAE, PRISM, ZSDEBIAS), strict=True))
 """Name → kind, in the order of the release's archives."""

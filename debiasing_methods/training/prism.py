@@ -6,9 +6,6 @@ s = P + Q its sentences, S distinct sentences, d embedding dimension, n(x) = x/â
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -16,37 +13,6 @@ from debiasing_methods.linalg import unit
 
 MARGIN = 0.6  # negatives may be this similar
 _TINY = 1e-12  # keeps the direction of a zero vector finite
-
-
-@dataclass(frozen=True)
-class PrismHyperparameters:
-    """How a map is trained.
-
-    Attributes
-    ----------
-    num_samples : int
-        Samples that are drawn from the text set.
-    lr : float
-        Learning rate of Adam.
-    epochs, batch_size : int
-        Passes over the samples, and samples a step.
-    wd : float
-        Weight decay of Adam.
-    """
-
-    num_samples: int
-    lr: float
-    epochs: int = 1
-    batch_size: int = 64
-    wd: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Raise `ValueError` where a number is out of range."""
-        for name in ("num_samples", "epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 < self.lr < math.inf or not 0 <= self.wd < math.inf:
-            raise ValueError(f"lr must be above 0 and wd at least 0, got lr {self.lr} and wd {self.wd}")
 
 
 def prism_loss(mapped: Tensor, n_positives: int) -> Tensor:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from debiasing_methods.training.hyperparameters import SAMPLINGS
+
 
 @dataclass(frozen=True)
 class TextSetSizes:
@@ -154,10 +156,9 @@ def independent_sampling(sizes: TextSetSizes, num_samples: int, seed: int) -> Pr
     return _samples(sizes, num_samples, draw, generator, epoch_seeds=False)
 
 
-SAMPLINGS: dict[str, Callable[[TextSetSizes, int, int], PrismSamples]] = {
-    "published": published_sampling,
-    "independent": independent_sampling,
-}
+SAMPLERS: dict[str, Callable[[TextSetSizes, int, int], PrismSamples]] = dict(
+    zip(SAMPLINGS, (published_sampling, independent_sampling), strict=True)
+)
 
 
 def _samples(

@@ -21,69 +21,17 @@ from torch.nn.functional import embedding_bag
 from debiasing_methods.chunks import IMAGE_ROWS, chunks
 from debiasing_methods.linalg import unit
 from debiasing_methods.training.cka import alignments
+from debiasing_methods.training.hyperparameters import ZSDebiasTrainingConfig
 from debiasing_methods.training.zsdebias_network import TrainableVAE
 
-SHUFFLE_ORDERS = ("published", "consistent")
 NEAREST_SENTENCES = 10
 MIN_ROWS = 10
 
 _TRAINING_SHARE = 0.7
-_FINAL_LR = 1e-8
 _MAX_GRADIENT_NORM = 1.0
 _BETA_MAX, _BETA_CYCLE = 0.01, 50
 # Independent random streams of one seed.
 _STREAM_START, _STREAM_SPLIT, _STREAM_TRAINING, _STREAM_VALIDATION = range(4)
-
-
-@dataclass(frozen=True)
-class ZSDebiasTrainingConfig:
-    """What a training run is, beside its data.
-
-    Attributes
-    ----------
-    epochs : int
-        Most epochs; also the length of the learning rate's schedule.
-    patience : int
-        Stop after so many epochs without a lower validation loss.
-    batch_size : int
-    lr : float
-        Learning rate of the first epoch.
-    weight_decay : float
-        Adam's (added to the gradient).
-    shuffle_order : str
-        Order of the halves in the two shuffle terms. 'published': ``[shuffled z_s, z_i]`` and
-        ``[z_s, shuffled z_i]``, the opposite of z's own order; 'consistent': ``[z_i, shuffled z_s]`` and
-        ``[shuffled z_i, z_s]``.
-    seed : int
-        Of the starting values, the split and all draws.
-    """
-
-    epochs: int = 500
-    patience: int = 50
-    batch_size: int = 1024
-    lr: float = 1e-4
-    weight_decay: float = 1e-5
-    shuffle_order: str = "published"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        for name, least in (("epochs", 1), ("patience", 1), ("batch_size", 2), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ValueError(f"lr must be a number above 0, got {self.lr}")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise ValueError(f"weight_decay must be a number of at least 0, got {self.weight_decay}")
-        if self.shuffle_order not in SHUFFLE_ORDERS:
-            raise ValueError(
-                f"shuffle_order must be one of {', '.join(SHUFFLE_ORDERS)}, got '{self.shuffle_order}'"
-            )
-
-    def learning_rate(self, epoch: int) -> float:
-        """Learning rate of an epoch, from 1: half a cosine from `lr` towards 1e-8 after the last."""
-        remaining = (1 + math.cos(math.pi * (epoch - 1) / self.epochs)) / 2
-        return _FINAL_LR + (self.lr - _FINAL_LR) * remaining
 
 
 def beta(epoch: int) -> float:

@@ -13,29 +13,29 @@
 
 Usage::
 
-    python -m demo.portraits --output_dir data/Portraits --seed 0
+    python -m demo.portraits --output-dir data/Portraits --seed 0
 """
 
 from __future__ import annotations
 
-import argparse
 import random
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from demo.portraits import captions
-from demo.portraits.painter import Painter, crop, halve
-from demo.portraits.world import World, draw_people
+from safe_io.command_line import ArgumentParser
 from safe_io.errors import InputError, run_main
 from safe_io.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from demo.portraits.world import World
 
 VERSION = 1
 MARKER = "done.json"
@@ -59,6 +59,11 @@ def _words(seed: int, name: str) -> random.Random:
 
 
 def _write_training_part(folder: Path, n: int, seed: int, world: World, tick: Callable[[], object]) -> None:
+    import pandas as pd
+
+    from demo.portraits.painter import Painter, halve
+    from demo.portraits.world import draw_people
+
     n_reading = round(READING_SHARE * n)
     parts = [
         draw_people(size, stream(seed, stage), world, biased=stage == "world").assign(stage=stage)
@@ -78,6 +83,10 @@ def _write_training_part(folder: Path, n: int, seed: int, world: World, tick: Ca
 
 
 def _write_captions(path: Path, records: Sequence[Mapping[str, str]], seed: int, world: World) -> None:
+    import pandas as pd
+
+    from demo.portraits import captions
+
     rng = _words(seed, "captions")
     mentions = {"reading": captions.READING_MENTIONS, "world": world.mentions}
     rows = [
@@ -91,6 +100,9 @@ def _write_captions(path: Path, records: Sequence[Mapping[str, str]], seed: int,
 def _write_held_out_part(
     folder: Path, n: int, part: str, seed: int, world: World, tick: Callable[[], object]
 ) -> None:
+    from demo.portraits.painter import Painter, crop
+    from demo.portraits.world import draw_people
+
     rng = stream(seed, part)
     people = draw_people(n, rng, world, biased=False)
     people.insert(0, "file_name", [f"{i:05d}.png" for i in range(n)])
@@ -121,6 +133,9 @@ def text_corpus(n: int, seed: int, world: World) -> list[str]:
     list of str
         The sentences in the order in which they were drawn.
     """
+    from demo.portraits import captions
+    from demo.portraits.world import draw_people
+
     people, words = stream(seed, "texts"), _words(seed, "texts")
     sentences: dict[str, None] = {}
     while len(sentences) < n:
@@ -181,7 +196,7 @@ def is_done(folder: Path, settings: Mapping[str, object], *, fresh: bool) -> boo
     if not marker.is_file():
         raise InputError(
             f"{folder} exists but is not a finished Portraits folder (no {MARKER}); remove it or choose "
-            "another --output_dir"
+            "another --output-dir"
         )
     if fresh:
         return False
@@ -201,13 +216,13 @@ def _replace_folder(new: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """Build the command line parser."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m demo.portraits",
         description="Draw Portraits, the demo's small world: drawn people with planted, known correlations.",
     )
-    parser.add_argument("--output_dir", "--output-dir", type=Path, default=FOLDER, metavar="DIR")
+    parser.add_argument("--output-dir", type=Path, default=FOLDER, metavar="DIR")
     parser.add_argument("--seed", type=int, default=0, help="seed of people, pictures, and captions")
     parser.add_argument("--limit", type=int, help="most pictures and texts of each part (for tests)")
     parser.add_argument("--fresh", action="store_true", help="draw again even if the dataset exists")
@@ -217,6 +232,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw the dataset unless it exists."""
     args = build_parser().parse_args(argv)
+
+    from demo.portraits.world import World
+
     if args.limit is not None and args.limit < 8:
         raise InputError(f"--limit must be at least 8, not {args.limit}")
     if args.seed < 0:

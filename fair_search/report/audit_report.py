@@ -11,8 +11,7 @@ import pandas as pd
 
 from bias_evaluation.datasets.rgb import Reading
 from fair_search.audit import Audit
-
-SHOWN_IMAGES = 20
+from fair_search.audit_settings import SHOWN_IMAGES
 
 
 @dataclass(frozen=True, eq=False)

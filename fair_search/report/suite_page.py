@@ -9,7 +9,8 @@ import pandas as pd
 
 from bias_evaluation.display.result_table import query_skews, read_results, seed_means, seed_notes
 from bias_evaluation.display.suite_figures import draw_figure
-from bias_evaluation.grid.methods import SEEDS, in_table_order
+from bias_evaluation.grid.configs import SEEDS
+from bias_evaluation.grid.methods import in_table_order
 from bias_evaluation.results.aggregation import collect_results
 from fair_search.report.figures import display_name, plain_text, svg_uri
 from fair_search.report.page import Cell, Figure, Page, Section, Table, heat_style, number

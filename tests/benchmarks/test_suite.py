@@ -27,7 +27,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def results(world: Path, name: str, *selectors: str) -> dict[str, bytes]:
     """Run the evaluation and read what it wrote."""
     output = world / name
-    config = ["--config", str(world / "config" / "utkface.yml"), "--backbones", BACKBONE]
+    config = ["--config", str(world / "config" / "utkface.yml"), "--backbone", BACKBONE]
     assert main_eval.main([*config, "--output-dir", str(output), *selectors]) == 0
     return {path.name: path.read_bytes() for path in sorted(output.iterdir())}
 
@@ -46,7 +46,7 @@ def test_settings_that_share_a_draw_have_the_numbers_they_have_alone(world: Path
 def test_the_benchmark_says_what_it_measured(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    selectors = ["--datasets", "utkface", "--backbones", BACKBONE, "--scale", "0.05"]
+    selectors = ["--datasets", "utkface", "--backbone", BACKBONE, "--scale", "0.05"]
     output = tmp_path / "suite.json"
     methods = ["vanilla", "prism-mini", "bendvlm"]
     argv = [*selectors, "--methods", *methods, "--world", str(world), "--threads", "1"]

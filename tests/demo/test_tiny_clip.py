@@ -11,29 +11,30 @@ import pandas as pd
 import pytest
 import torch
 
-from demo import tiny_clip
+from demo import tiny_clip_training
 from demo.portraits.__main__ import main as draw
-from demo.tiny_clip import contrastive_loss, learning_rate, load_training_part, main
+from demo.tiny_clip import main
+from demo.tiny_clip_training import contrastive_loss, learning_rate, load_training_part
 from safe_io.errors import InputError
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world") / "Portraits"
-    draw(["--output_dir", str(folder), "--limit", "80"])
+    draw(["--output-dir", str(folder), "--limit", "80"])
     return folder
 
 
 def train(folder: Path, output: Path, *options: str, steps: int = 6) -> int:
     return main(
         [
-            "--data_dir",
+            "--data-dir",
             str(folder),
             "--output",
             str(output),
             "--steps",
             str(steps),
-            "--batch_size",
+            "--batch-size",
             "8",
             *options,
         ]
@@ -60,7 +61,7 @@ def test_learning_rate_rises_then_falls_to_a_hundredth() -> None:
 
 def test_batches_come_from_the_stage_of_the_step(drawn: Path) -> None:
     part = load_training_part(drawn)
-    trainer = tiny_clip.Trainer(part, steps=8, batch_size=16, lr=1e-3, seed=0)
+    trainer = tiny_clip_training.Trainer(part, steps=8, batch_size=16, lr=1e-3, seed=0)
     wanted = {caption: i // 4 for i, caption in enumerate(part.captions)}
     decode = {tuple(t.tolist()): i // 4 for i, t in enumerate(trainer.tokens)}
     assert len(wanted) > 100
@@ -74,7 +75,7 @@ def test_batches_come_from_the_stage_of_the_step(drawn: Path) -> None:
 
 def test_a_batch_pairs_pictures_with_their_captions(drawn: Path) -> None:
     part = load_training_part(drawn)
-    trainer = tiny_clip.Trainer(part, steps=4, batch_size=16, lr=1e-3, seed=0)
+    trainer = tiny_clip_training.Trainer(part, steps=4, batch_size=16, lr=1e-3, seed=0)
     trainer.step = 3
     pictures, tokens = trainer.next_batch()
     for picture, token in zip(pictures, tokens, strict=True):
@@ -88,22 +89,22 @@ def test_a_batch_pairs_pictures_with_their_captions(drawn: Path) -> None:
 def test_a_training_that_was_cut_off_ends_with_the_same_weights(
     drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiny_clip, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(tiny_clip_training, "CHECKPOINT_EVERY", 2)
     assert train(drawn, tmp_path / "whole.pt") == 0
-    original, calls = tiny_clip.Trainer.train_step, iter(range(100))
+    original, calls = tiny_clip_training.Trainer.train_step, iter(range(100))
 
-    def interrupted(self: tiny_clip.Trainer) -> float:
+    def interrupted(self: tiny_clip_training.Trainer) -> float:
         if next(calls) == 5:
             raise KeyboardInterrupt
         return original(self)
 
-    monkeypatch.setattr(tiny_clip.Trainer, "train_step", interrupted)
+    monkeypatch.setattr(tiny_clip_training.Trainer, "train_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(drawn, tmp_path / "cut.pt")
     assert not (tmp_path / "cut.pt").exists()
     seen = []
     monkeypatch.setattr(
-        tiny_clip.Trainer, "train_step", lambda self: (seen.append(self.step), original(self))[1]
+        tiny_clip_training.Trainer, "train_step", lambda self: (seen.append(self.step), original(self))[1]
     )
     assert train(drawn, tmp_path / "cut.pt") == 0
     assert seen == [4, 5]  # from the checkpoint, not from the start
@@ -126,7 +127,7 @@ def test_finished_weights_are_kept_and_others_refused(drawn: Path, tmp_path: Pat
 
 
 def test_the_optimizer_is_fused_and_decays_matrices_only(drawn: Path) -> None:
-    trainer = tiny_clip.Trainer(load_training_part(drawn), steps=4, batch_size=8, lr=1e-3, seed=0)
+    trainer = tiny_clip_training.Trainer(load_training_part(drawn), steps=4, batch_size=8, lr=1e-3, seed=0)
     matrices, others = trainer.optimizer.param_groups
     assert matrices["fused"]
     assert (matrices["weight_decay"], others["weight_decay"]) == (0.05, 0.0)
@@ -135,7 +136,7 @@ def test_the_optimizer_is_fused_and_decays_matrices_only(drawn: Path) -> None:
 
 
 def test_training_lowers_the_loss(drawn: Path) -> None:
-    trainer = tiny_clip.Trainer(load_training_part(drawn), steps=40, batch_size=16, lr=1e-3, seed=0)
+    trainer = tiny_clip_training.Trainer(load_training_part(drawn), steps=40, batch_size=16, lr=1e-3, seed=0)
     losses = [trainer.train_step() for _ in range(40)]
     assert np.mean(losses[-8:]) < math.log(16) - 0.15
 
@@ -164,7 +165,7 @@ def test_training_lowers_the_loss(drawn: Path) -> None:
     ids=["no pictures", "no captions", "not an array", "half an array", "a row less", "no reading"],
 )
 def test_a_damaged_world_is_one_line(tmp_path: Path, damage, message: str) -> None:
-    draw(["--output_dir", str(tmp_path / "P"), "--limit", "8"])
+    draw(["--output-dir", str(tmp_path / "P"), "--limit", "8"])
     damage(tmp_path / "P" / "train")
     with pytest.raises(InputError, match=message) as error:
         train(tmp_path / "P", tmp_path / "clip.pt")
@@ -172,7 +173,7 @@ def test_a_damaged_world_is_one_line(tmp_path: Path, damage, message: str) -> No
     assert not (tmp_path / "clip.pt").exists()
 
 
-@pytest.mark.parametrize("name", ["steps", "batch_size", "threads"])
+@pytest.mark.parametrize("name", ["steps", "batch-size", "threads"])
 def test_bad_options_are_one_line(drawn: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=f"--{name} must be at least 1, not 0"):
-        main(["--data_dir", str(drawn), "--output", str(tmp_path / "c.pt"), f"--{name}", "0"])
+        main(["--data-dir", str(drawn), "--output", str(tmp_path / "c.pt"), f"--{name}", "0"])

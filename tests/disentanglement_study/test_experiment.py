@@ -23,7 +23,7 @@ def run(study_world, tmp_path):
     """Run one experiment into a folder; returns the record."""
 
     def run_one(feature: str, *more: str, bias: str = "side") -> dict:
-        arguments = [*study_world.text, "--clip_model", "toy", "--bias_attr", bias, "--latent", feature]
+        arguments = [*study_world.text, "--backbone", "toy", "--bias-attr", bias, "--latent", feature]
         assert disentanglement_experiment.main([*arguments, "--output-dir", str(tmp_path), *more]) == 0
         return json.loads((tmp_path / f"toy_{bias}_{feature}.json").read_text())
 
@@ -95,15 +95,15 @@ def test_bad_options(run, more: tuple[str, ...], message: str) -> None:
 def test_unknown_names_are_told_with_the_choices(study_world, run) -> None:
     with pytest.raises(InputError, match=r"unknown bias attribute 'sid'.*did you mean 'side'"):
         run("clip", bias="sid")
-    arguments = [*study_world.text, "--bias_attr", "side", "--latent", "clip", "--clip_model", "RN50"]
+    arguments = [*study_world.text, "--bias-attr", "side", "--latent", "clip", "--backbone", "RN50"]
     with pytest.raises(InputError, match=r"unknown backbone 'RN50'; choose from: toy"):
         disentanglement_experiment.main(arguments)
 
 
 def test_the_main_task_is_the_subject(run) -> None:
-    assert run("clip", "--main_task", "job")["subject"] == "job"
+    assert run("clip", "--main-task", "job")["subject"] == "job"
     with pytest.raises(InputError, match=r"unknown main task 'profession'; choose from: job"):
-        run("clip", "--main_task", "profession")
+        run("clip", "--main-task", "profession")
 
 
 def test_the_script_runs_from_its_own_folder_by_all_names_of_its_options(study_world, tmp_path) -> None:
@@ -114,17 +114,17 @@ def test_the_script_runs_from_its_own_folder_by_all_names_of_its_options(study_w
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
         return (tmp_path / "toy_side_clip.json").read_bytes()
 
-    fixed = start("--main_task", "job", "--bias_attr", "side", "--clip_model", "toy", "--latent", "clip")
+    fixed = start("--main-task", "job", "--bias-attr", "side", "--backbone", "toy", "--latent", "clip")
     assert start("--bias", "side", "--backbone", "toy", "--feature", "clip") == fixed
 
 
 def test_missing_sentences_name_the_command_that_makes_them(study_world, tmp_path) -> None:
     arguments = ["--config", str(study_world.config), "--data-root", str(tmp_path)]
     with pytest.raises(
-        InputError, match=r"60 prompt\(s\) have no embedding.*precompute_dataset.py --backbones"
+        InputError, match=r"60 prompt\(s\) have no embedding.*precompute_dataset.py --backbone"
     ):
         disentanglement_experiment.main(
-            [*arguments, "--clip_model", "toy", "--bias_attr", "side", "--latent", "clip"]
+            [*arguments, "--backbone", "toy", "--bias-attr", "side", "--latent", "clip"]
         )
 
 
@@ -161,7 +161,7 @@ def test_the_figure_is_drawn_from_the_files(run, tmp_path) -> None:
     heights = {round(patch.get_height(), 6) for patch in panels["toy"].patches}
     assert 0.4321 in heights
     assert "undefined" in [text.get_text() for text in panels["RN50"].texts]
-    assert generate_disentanglement_plot.main(["--results", str(tmp_path), "--backbones", "toy"]) == 0
+    assert generate_disentanglement_plot.main(["--results", str(tmp_path), "--backbone", "toy"]) == 0
     assert (tmp_path / "disentanglement_score_plot.pdf").read_bytes().startswith(b"%PDF")
     assert (tmp_path / "disentanglement_score_plot.png").stat().st_size > 0
 

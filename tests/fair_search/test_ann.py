@@ -10,7 +10,7 @@ from debiasing_methods.base import QueryGroup, Vanilla
 from debiasing_methods.projections import PrismMini
 from fair_search.ann import build_index, check_index, open_index, search_index, set_parameters
 from fair_search.audit import AuditedMethod, Groups, audit
-from fair_search.judging import AuditSettings
+from fair_search.audit_settings import AuditSettings
 from safe_io.errors import InputError
 
 faiss = pytest.importorskip(

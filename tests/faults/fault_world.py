@@ -30,7 +30,7 @@ from bias_evaluation.weights.read import save_sae
 from debiasing_methods import prism_training, zsdebias_training
 from debiasing_methods.registry import METHODS, get_method
 from debiasing_methods.sae import SparseAutoencoder
-from debiasing_methods.training.prism import PrismHyperparameters
+from debiasing_methods.training.hyperparameters import PrismHyperparameters
 from fair_search.bias_files import load_bias
 from safe_io.errors import run_main
 
@@ -202,32 +202,32 @@ class World:
     def arguments(self, command: str) -> list[str]:
         """Command line of a command, for the harness and by hand."""
         backbones = self.root / "config" / "backbones.yml"
-        given = ["--backbones_file", backbones, "--text_embeddings", self.text]
+        given = ["--backbones-file", backbones, "--text-embeddings", self.text]
         asked = ["--queries", self.root / "queries.csv", "--bias", self.root / "bias.yml"]
         asked += ["--text-embeddings", self.text]
         trained = {"sem-b": "sae", "prism": "prism", "zsdebias": "zsdebias"}
         lines: dict[str, list[object]] = {
             "embed": [
-                "--model_id", "tiny", "--dataset_name", "portraits", "--dataset_path", self.pictures,
-                "--batch_size", 4, "--workers", 0, "--backbones-file", backbones, "--skip-unreadable",
+                "--backbone", "tiny", "--dataset-name", "portraits", "--dataset-path", self.pictures,
+                "--batch-size", 4, "--workers", 0, "--backbones-file", backbones, "--skip-unreadable",
             ],
-            "splits": ["--dataset_path", self.pictures, "--k_folds", 3],
+            "splits": ["--dataset-path", self.pictures, "--k-folds", 3],
             "sae": [
-                "--embeddings", self.text, "--output", self.root / "made" / "sae.pth", "--n_latents", 32,
-                "--levels", 8, 16, "--epochs", 5, "--batch_size", 32, "--checkpoint_seconds", 0,
+                "--embeddings", self.text, "--output", self.root / "made" / "sae.pth", "--n-latents", 32,
+                "--levels", 8, 16, "--epochs", 5, "--batch-size", 32, "--checkpoint-seconds", 0,
             ],
             "prism": [
-                "--CLIP_model", "alpha", "--task", "zs_classification", "--setting", "shape_color",
-                "--prompts", "mini", "--seeds", 0, 1, 2, 3, "--output_dir", self.root / "made", *given,
+                "--backbone", "alpha", "--task", "zs_classification", "--setting", "shape_color",
+                "--prompts", "mini", "--seeds", 0, 1, 2, 3, "--output-dir", self.root / "made", *given,
             ],
             "zsdebias": [
-                "--dataset_paths", self.data, "--bias_attribute", "color", "--clip_model", "alpha",
-                "--epochs", 4, "--bs", 16, "--lr", 1e-2, "--seeds", 0, "--prompts", "mini", "--output_dir",
-                self.root / "made", "--checkpoint_seconds", 0, *given,
+                "--dataset-paths", self.data, "--bias-attribute", "color", "--backbone", "alpha",
+                "--epochs", 4, "--bs", 16, "--lr", 1e-2, "--seeds", 0, "--prompts", "mini", "--output-dir",
+                self.root / "made", "--checkpoint-seconds", 0, *given,
             ],
-            "evaluate": ["--config", self.config, "--backbones", "alpha", "--text-embeddings", self.text],
+            "evaluate": ["--config", self.config, "--backbone", "alpha", "--text-embeddings", self.text],
             "encode": [
-                "--config", self.config, "--backbones", "tiny", "--methods", "vanilla", "orth-proj",
+                "--config", self.config, "--backbone", "tiny", "--methods", "vanilla", "orth-proj",
                 "--output-dir", self.results,
             ],
             "gather": ["--input-dir", self.results, "--output-dir", self.root / "made"],
@@ -269,13 +269,13 @@ def make_world(root: Path) -> World:
         archive.write(world.sae, "sae_weights/MSAE_small.pth")
         archive.writestr("README.md", np.random.default_rng(0).bytes(60_000))
     _write_release(root / "release", sae)
-    given = ["--backbones_file", str(root / "config" / "backbones.yml"), "--text_embeddings", str(world.text)]
+    given = ["--backbones-file", str(root / "config" / "backbones.yml"), "--text-embeddings", str(world.text)]
     weights = root / "debiasing_methods"
-    _train(prism_training, "--config", world.config, "--CLIP_model", "alpha", "--prompts", "mini",
-           "--output_dir", weights / "prism_weights" / "mini", *given[2:])  # fmt: skip
-    _train(zsdebias_training, "--dataset_paths", world.data, "--bias_attribute", "color",
-           "--clip_model", "alpha", "--epochs", 2, "--bs", 16, "--lr", 1e-2, "--prompts", "mini",
-           "--output_dir", weights / "zsdebias_weights" / "mini", *given)  # fmt: skip
+    _train(prism_training, "--config", world.config, "--backbone", "alpha", "--prompts", "mini",
+           "--output-dir", weights / "prism_weights" / "mini", *given[2:])  # fmt: skip
+    _train(zsdebias_training, "--dataset-paths", world.data, "--bias-attribute", "color",
+           "--backbone", "alpha", "--epochs", 2, "--bs", 16, "--lr", 1e-2, "--prompts", "mini",
+           "--output-dir", weights / "zsdebias_weights" / "mini", *given)  # fmt: skip
     return world
 
 

@@ -181,7 +181,7 @@ def test_metadata_in_another_order_than_the_embeddings(world: World) -> None:
     assert call(world, "embed")[0] == 0
     metadata = world.pictures / "metadata.feather"
     pd.read_feather(metadata)[::-1].reset_index(drop=True).to_feather(metadata)
-    arguments = ["--dataset_paths", str(world.pictures), "--clip_model", "tiny"]
+    arguments = ["--dataset-paths", str(world.pictures), "--backbone", "tiny"]
     code, err = call(world, "zsdebias", *arguments)
     assert code == 2
     assert "metadata.feather lists other images, or in another order, than CLIP_tiny_embeddings.npy" in err

@@ -19,7 +19,7 @@ from debiasing_methods.linalg import remove_span, span_basis, unit
 from debiasing_methods.registry import get_method
 from fair_search.audit import AuditedMethod, Groups, audit
 from fair_search.audit_inputs import doubtful_groups, looks_missing
-from fair_search.judging import AuditSettings
+from fair_search.audit_settings import AuditSettings
 from safe_io.documents import read_alike
 from safe_io.errors import run_main
 

@@ -191,7 +191,7 @@ def run(arguments: list[str | bytes], **options: object) -> subprocess.Completed
 
 def test_arguments_that_are_no_text_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     folder = os.fsencode(tmp_path) + b"/caf\xe9"
-    done = run(["generate_splits.py", "--dataset_path", folder])
+    done = run(["generate_splits.py", "--dataset-path", folder])
     assert done.returncode == 2
     [line] = done.stderr.decode().splitlines()
     assert line.startswith("error: an argument is not UTF-8 text: ")
@@ -211,7 +211,7 @@ def test_output_in_a_poorer_encoding_is_no_failure(tmp_path: Path, encoding: str
 
 @pytest.mark.parametrize("closed", ["2>&-", "1>&-", "1>&- 2>&-"])
 def test_closed_streams_are_no_failure(tmp_path: Path, closed: str) -> None:
-    command = f"{sys.executable} generate_splits.py --dataset_path {tmp_path}/none {closed}"
+    command = f"{sys.executable} generate_splits.py --dataset-path {tmp_path}/none {closed}"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, timeout=120, check=False)
     assert done.returncode == 2
     assert b"Traceback" not in done.stdout + done.stderr
@@ -231,7 +231,7 @@ def test_closed_streams_are_no_failure(tmp_path: Path, closed: str) -> None:
     ],
 )
 def test_too_little_shared_memory_is_the_documented_line(message: str) -> None:
-    line = r"fewer --workers \(0: none\) or a smaller --batch_size"
+    line = r"fewer --workers \(0: none\) or a smaller --batch-size"
     with pytest.raises(InputError, match=line) as error, dead_workers_as_input_errors():
         raise RuntimeError(message)
     assert "\n" not in str(error.value)

@@ -192,7 +192,7 @@ def debias_with_pictures(world: World) -> list[str]:
 def train_on_pictures(world: World) -> list[str]:
     """Train ZSDebias on the pictures."""
     arguments = [str(world.pictures) if a == str(world.data) else a for a in world.arguments("zsdebias")]
-    return ["tiny" if a == "alpha" else a for a in arguments][: arguments.index("--text_embeddings")]
+    return ["tiny" if a == "alpha" else a for a in arguments][: arguments.index("--text-embeddings")]
 
 
 USERS = {

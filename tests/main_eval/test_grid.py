@@ -62,8 +62,8 @@ def test_dry_run_without_any_data(world: World, capsys: pytest.CaptureFixture[st
     assert last == "15 results: 15 lacks"
     assert world.cli() == 2
     listed = capsys.readouterr().err.splitlines()[:-1]
-    embed = f"precompute_embeddings.py --model_id alpha --dataset_name portraits --dataset_path {world.data}"
-    folds = f"generate_splits.py --dataset_path {world.data}"
+    embed = f"precompute_embeddings.py --backbone alpha --dataset-name portraits --dataset-path {world.data}"
+    folds = f"generate_splits.py --dataset-path {world.data}"
     made = {
         embeddings_name("alpha"): embed,
         METADATA: f"{embed} --metadata-only",
@@ -103,7 +103,7 @@ def test_selectors(world: World, selectors: list[str], n: int, capsys: pytest.Ca
             "methods.yml: unknown method 'sem_b'; choose from: vanilla, orth-proj, orth-c",
         ),
         (["--methods", "prism"], "methods.yml: unknown method 'prism'"),  # not in this file
-        (["--backbones", "delta"], "unknown backbone 'delta'; choose from: alpha, beta, gamma"),
+        (["--backbone", "delta"], "unknown backbone 'delta'; choose from: alpha, beta, gamma"),
         (
             ["--prompts", "minni"],
             "prompts: unknown prompt set 'minni'; choose from: mini; did you mean 'mini'?",
@@ -149,7 +149,7 @@ def test_several_configs(world: World, capsys: pytest.CaptureFixture[str]) -> No
         return [line.split()[0] for line in capsys.readouterr().out.splitlines()]
 
     assert len(dry_run()) - 1 == 5 * (3 * 3 + 2 * 2)
-    assert dry_run("--settings", "word_color", "--methods", "vanilla", "--backbones", "alpha", "beta")[
+    assert dry_run("--settings", "word_color", "--methods", "vanilla", "--backbone", "alpha", "beta")[
         :-1
     ] == [
         "portraits_retrieval_word_color_clip-alpha_vanilla",
@@ -162,7 +162,7 @@ def test_several_configs(world: World, capsys: pytest.CaptureFixture[str]) -> No
     ]
     for more, expected in (
         (["--settings", "less_color"], "portraits.yml and 1 more: unknown setting 'less_color'; choose"),
-        (["--settings", "more_color", "--backbones", "beta"], "the selectors leave no result"),
+        (["--settings", "more_color", "--backbone", "beta"], "the selectors leave no result"),
         (["--config", str(world.config), str(world.config), "--settings", "less"], "portraits.yml: unknown"),
     ):
         with pytest.raises(InputError) as error:

@@ -36,7 +36,7 @@ def test_everything_missing_is_listed_before_any_computing(
     assert len(listed) == 2  # what all lack once, and what sem-b lacks beside it
     assert (
         listed[0] == f"missing: {world.data / VAL_INDICES} (make it with `python generate_splits.py "
-        f"--dataset_path {world.data}`)"
+        f"--dataset-path {world.data}`)"
     )
     [about_sae] = [line for line in listed if "MSAE_alpha.pth" in line]
     assert "python debiasing_methods/sae_training.py --backbone alpha --output" in about_sae

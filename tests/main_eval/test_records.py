@@ -19,10 +19,10 @@ from support.suite_world import (
     World,
 )
 
-import main_eval
 from bias_evaluation.prompts import setting_prompts
 from bias_evaluation.results.aggregation import collect_results
 from bias_evaluation.suite import inputs
+from bias_evaluation.suite.evaluate import evaluate
 from bias_evaluation.weights import read
 
 
@@ -101,7 +101,7 @@ def test_what_is_there_is_not_computed_again(
 ) -> None:
     world.run()
     before = world.tree()
-    monkeypatch.setattr(main_eval, "evaluate", None)
+    monkeypatch.setattr("bias_evaluation.suite.evaluate.evaluate", None)
     capsys.readouterr()
     world.run()
     assert f"0 of 15 results computed, in {world.output}" in capsys.readouterr().out
@@ -111,7 +111,7 @@ def test_what_is_there_is_not_computed_again(
 def test_an_interrupted_run_goes_on(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    compute, calls = main_eval.evaluate, []
+    compute, calls = evaluate, []
 
     def stops_at_the_eighth(*args: Any) -> Any:
         calls.append(args)
@@ -119,7 +119,7 @@ def test_an_interrupted_run_goes_on(
             raise KeyboardInterrupt
         return compute(*args)
 
-    monkeypatch.setattr(main_eval, "evaluate", stops_at_the_eighth)
+    monkeypatch.setattr("bias_evaluation.suite.evaluate.evaluate", stops_at_the_eighth)
     assert world.cli() == 130
     assert len(world.results()) == 7
     assert world.cli() == 0

@@ -41,7 +41,7 @@ def test_two_datasets_share_the_text_of_a_backbone(world: World, encoders: list[
     save_yaml(other, CONFIG | {"dataset": "celeba"})
     save_yaml(world.prompts.with_name("celeba.yml"), PROMPTS)
     world.change(world.prompts.with_name("celeba.yml"), "settings", "word_color", "query", value="{a_query}?")
-    arguments = ["--config", str(world.config), str(other), "--settings", "word_color", "--backbones", "beta"]
+    arguments = ["--config", str(world.config), str(other), "--settings", "word_color", "--backbone", "beta"]
     assert main_eval.main([*arguments, "--methods", "vanilla"]) == 0
     assert encoders == ["beta", "beta"]  # the second dataset asks in other words
     assert len(world.results()) == 2
@@ -60,7 +60,7 @@ def _a(word: str) -> str:
 def test_two_backbones_encode_their_text_once(
     world: World, encoders: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--config", str(world.config), "--backbones", "beta", "gamma"]
+    arguments = ["--config", str(world.config), "--backbone", "beta", "gamma"]
     assert main_eval.main([*arguments, "--methods", "vanilla", "sem-b"]) == 0
     assert encoders == ["beta", "gamma"]
     names = set(world.results())
@@ -98,7 +98,7 @@ def test_all_backbones_are_checked_before_the_first_is_computed(
 ) -> None:
     path = world.data / embeddings_name("gamma")
     np.save(path, np.load(path)[1:])
-    arguments = ["--config", str(world.config), "--backbones", "beta", "gamma", "--methods", "vanilla"]
+    arguments = ["--config", str(world.config), "--backbone", "beta", "gamma", "--methods", "vanilla"]
     assert run_main(lambda: main_eval.main(arguments)) == 2
     assert "CLIP_gamma_embeddings.npy has 119 rows, but metadata.feather" in capsys.readouterr().err
     assert encoders == []
@@ -109,9 +109,9 @@ def test_given_text_is_of_one_backbone(world: World, capsys: pytest.CaptureFixtu
     arguments = ["--config", str(world.config), "--text-embeddings", str(world.text)]
     assert run_main(lambda: main_eval.main(arguments)) == 2
     assert (
-        "--text-embeddings holds the text of one backbone; choose it with --backbones from: alpha, beta"
+        "--text-embeddings holds the text of one backbone; choose it with --backbone from: alpha, beta"
         in (capsys.readouterr().err)
     )
-    assert run_main(lambda: main_eval.main([*arguments, "--backbones", "beta"])) == 2  # of another width
+    assert run_main(lambda: main_eval.main([*arguments, "--backbone", "beta"])) == 2  # of another width
     assert "float64 of shape (39, 12); a float matrix (rows, " in capsys.readouterr().err
     assert not world.output.exists()

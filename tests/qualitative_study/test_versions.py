@@ -18,7 +18,8 @@ from bias_evaluation.weights.read import load_sae, save_sae
 from debiasing_methods.linalg import unit
 from debiasing_methods.sem import Percentiles, bias_scores
 from qualitative_study import compute_cp_and_bn, pca
-from qualitative_study.versions import NEUTRAL_CONCEPT, VersionMaker, version_names
+from qualitative_study.options import NEUTRAL_CONCEPT
+from qualitative_study.versions import VersionMaker, version_names
 from safe_io.errors import InputError
 
 

@@ -17,8 +17,9 @@ import pytest
 from bias_evaluation.display.result_table import read_results
 from bias_evaluation.results.aggregation import collect_results
 from debiasing_methods.registry import METHODS
+from reproduce_tables import TABLES_FILE
 from reproduce_tables.__main__ import main
-from reproduce_tables.engine import TABLES_FILE, fill, load_description
+from reproduce_tables.engine import fill, load_description
 from reproduce_tables.render import (
     Row,
     as_csv,

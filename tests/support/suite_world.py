@@ -132,7 +132,7 @@ class World:
         return [
             "--config",
             str(self.config),
-            "--backbones",
+            "--backbone",
             "alpha",
             "--text-embeddings",
             str(self.text),

@@ -63,9 +63,9 @@ def write_dataset(folder: Path, images: Tensor) -> None:
 
 
 def zsdebias_arguments(project: Path, *more: object, datasets: tuple[str, ...] = ("A", "B")) -> list[str]:
-    arguments = ["--dataset_paths", *(project / "data" / name for name in datasets), "--clip_model", "Ti/ny"]
-    arguments += ["--backbones_file", project / "config" / "backbones.yml"]
+    arguments = ["--dataset-paths", *(project / "data" / name for name in datasets), "--backbone", "Ti/ny"]
+    arguments += ["--backbones-file", project / "config" / "backbones.yml"]
     arguments += ["--text-embeddings", project / "text.npz", "--epochs", 4, "--patience", 3, "--bs", 32]
-    arguments += ["--lr", 1e-2, "--weight_decay", 1e-5]
-    attribute = () if "--bias_attribute" in more else ("--bias_attribute", "color")
+    arguments += ["--lr", 1e-2, "--weight-decay", 1e-5]
+    attribute = () if "--bias-attribute" in more else ("--bias-attribute", "color")
     return [str(argument) for argument in (*arguments, *attribute, *more)]

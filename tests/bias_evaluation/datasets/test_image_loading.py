@@ -23,10 +23,11 @@ from torch.utils.data import DataLoader
 import precompute_embeddings
 from bias_evaluation.datasets import image_loading
 from bias_evaluation.datasets.folder import embeddings_name
-from bias_evaluation.datasets.image_loading import PIECE, ImageRows, read_batches, usable_cores
+from bias_evaluation.datasets.image_loading import PIECE, ImageRows, read_batches
 from bias_evaluation.datasets.metadata import METADATA, build_metadata, read_metadata
 from bias_evaluation.embedding import image_embeddings as module
 from bias_evaluation.embedding.encoder import Encoder
+from bias_evaluation.embedding.engines import usable_cores
 from bias_evaluation.embedding.image_embeddings import embed_dataset, manifest_path
 from bias_evaluation.embedding.shards import Shards, parts_folder
 from bias_evaluation.grid.configs import Backbone
@@ -305,8 +306,8 @@ def arguments(tiny_clip: Path, folder: Path, tmp_path: Path) -> list[str]:
     backbones = tmp_path / "config" / "backbones.yml"
     backbones.parent.mkdir()
     backbones.write_text(yaml.safe_dump({"tiny": {**entry, "dim": 8, "quick_gelu": True}}))
-    named = {"--model_id": "tiny", "--dataset_name": "lfw", "--dataset_path": str(folder)}
-    named |= {"--batch_size": str(BATCH), "--backbones-file": str(backbones)}
+    named = {"--backbone": "tiny", "--dataset-name": "lfw", "--dataset-path": str(folder)}
+    named |= {"--batch-size": str(BATCH), "--backbones-file": str(backbones)}
     return [part for pair in named.items() for part in pair]
 
 
@@ -386,7 +387,7 @@ def test_embeddings_that_are_there_need_no_model(
 ) -> None:
     assert run_main(lambda: precompute_embeddings.main([*arguments, "--workers", "0"])) == 0
     capsys.readouterr()
-    monkeypatch.setattr(precompute_embeddings, "Encoder", None)
+    monkeypatch.setattr("bias_evaluation.embedding.encoder.Encoder", None)
     assert run_main(lambda: precompute_embeddings.main(arguments)) == 0
     assert (
         capsys.readouterr().out == f"kept {folder / TARGET}: made from the same model, precision and images\n"

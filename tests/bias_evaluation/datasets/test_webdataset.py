@@ -72,8 +72,8 @@ def embed(tiny_clip: Path, tmp_path: Path) -> Callable[..., int]:
     backbones.write_text(yaml.safe_dump({"tiny": {**entry, "dim": 8, "quick_gelu": True}}))
 
     def call(folder: str, *more: str) -> int:
-        arguments = ["--model_id", "tiny", "--dataset_name", "lfw", "--dataset_path", str(tmp_path / folder)]
-        arguments += ["--batch_size", "4", "--workers", "0", "--backbones-file", str(backbones), *more]
+        arguments = ["--backbone", "tiny", "--dataset-name", "lfw", "--dataset-path", str(tmp_path / folder)]
+        arguments += ["--batch-size", "4", "--workers", "0", "--backbones-file", str(backbones), *more]
         return run_main(lambda: precompute_embeddings.main(arguments))
 
     return call

@@ -42,13 +42,13 @@ def test_parts_are_blocks_that_cover_everything_once(n: int) -> None:
 
 @pytest.mark.parametrize("shard", ["2/2", "-1/2", "0/0", "1", "a/b", "1/2/3", ""])
 def test_what_is_no_part_is_one_line(shard: str, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--model_id", "x", "--dataset_name", "lfw", "--dataset_path", ".", f"--shard={shard}"]
+    arguments = ["--backbone", "x", "--dataset-name", "lfw", "--dataset-path", ".", f"--shard={shard}"]
     assert run_main(lambda: precompute_embeddings.main(arguments)) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: --shard {shard}: give I/N")
 
 
 def test_part_join_and_ray_exclude_each_other() -> None:
-    arguments = ["--model_id", "x", "--dataset_name", "lfw", "--dataset_path", ".", "--shard", "0/2"]
+    arguments = ["--backbone", "x", "--dataset-name", "lfw", "--dataset-path", ".", "--shard", "0/2"]
     for more in (["--join"], ["--engine", "ray"]):
         with pytest.raises(InputError, match="exclude each other"):
             precompute_embeddings.main([*arguments, *more])
@@ -79,8 +79,8 @@ def embed(tiny_clip: Path, folder: Path, tmp_path: Path) -> Callable[..., int]:
     backbones.write_text(yaml.safe_dump(entries))
 
     def call(*more: str) -> int:
-        arguments = ["--model_id", "tiny", "--dataset_name", "lfw", "--dataset_path", str(folder)]
-        arguments += ["--batch_size", "3", "--workers", "0", "--backbones-file", str(backbones), *more]
+        arguments = ["--backbone", "tiny", "--dataset-name", "lfw", "--dataset-path", str(folder)]
+        arguments += ["--batch-size", "3", "--workers", "0", "--backbones-file", str(backbones), *more]
         return run_main(lambda: precompute_embeddings.main(arguments))
 
     return call
@@ -189,7 +189,7 @@ def test_unreadable_images_of_parts_show_when_they_are_joined(
 
 
 def test_parts_of_the_suite_write_its_results(suite_world: World, tmp_path: Path) -> None:
-    arguments = ["--config", str(suite_world.config), "--backbones", "beta", "gamma"]
+    arguments = ["--config", str(suite_world.config), "--backbone", "beta", "gamma"]
     assert main_eval.main(arguments) == 0
     local = suite_world.results()
     suite_world.output.rename(tmp_path / "old")
@@ -207,7 +207,7 @@ def test_parts_of_the_suite_write_its_results(suite_world: World, tmp_path: Path
 
 
 def test_parts_of_zsdebias_are_its_seeds(zsdebias_project: Path, tmp_path: Path) -> None:
-    arguments = zsdebias_arguments(zsdebias_project, "--seeds", 0, 1, "--output_dir", tmp_path / "models")
+    arguments = zsdebias_arguments(zsdebias_project, "--seeds", 0, 1, "--output-dir", tmp_path / "models")
     assert zsdebias_training.main([*arguments, "--shard", "1/2"]) == 0
     assert [path.name for path in (tmp_path / "models").glob("*.pth")] == ["tiny_color_zsdebias_1.pth"]
     with pytest.raises(InputError, match=r"1 of 2 models are not there, the first: .*zsdebias_0\.pth"):

@@ -132,8 +132,8 @@ def command(tiny_clip: Path, folder: Path, tmp_path: Path) -> Callable[..., int]
     backbones.write_text(yaml.safe_dump({"tiny": entry}))
 
     def call(*more: str, model: str = "tiny") -> int:
-        arguments = ["--model_id", model, "--dataset_name", "portraits", "--dataset_path", str(folder)]
-        arguments += ["--batch_size", "7", "--workers", "0", "--backbones-file", str(backbones), *more]
+        arguments = ["--backbone", model, "--dataset-name", "portraits", "--dataset-path", str(folder)]
+        arguments += ["--batch-size", "7", "--workers", "0", "--backbones-file", str(backbones), *more]
         return run_main(lambda: precompute_embeddings.main(arguments))
 
     return call
@@ -154,11 +154,11 @@ def test_the_command_makes_metadata_and_embeddings(
 @pytest.mark.parametrize(
     ("more", "model", "expected"),
     [
-        (["--batch_size", "0"], "tiny", "--batch_size must be at least 1"),
+        (["--batch-size", "0"], "tiny", "--batch-size must be at least 1"),
         (["--workers", "-1"], "tiny", "--workers at least 0"),
         ([], "huge", "unknown backbone 'huge'; choose from: tiny"),
         (["--backbones-file", "/nowhere.yml"], "tiny", "backbone file not found: /nowhere.yml"),
-        (["--dataset_path", "/nowhere"], "tiny", "dataset folder not found: /nowhere"),
+        (["--dataset-path", "/nowhere"], "tiny", "dataset folder not found: /nowhere"),
     ],
 )
 def test_the_command_refuses_in_one_line(

@@ -67,8 +67,8 @@ def arguments(backbone: Backbone, folder: Path, tmp_path: Path) -> list[str]:
     backbones = tmp_path / "config" / "backbones.yml"
     backbones.parent.mkdir()
     backbones.write_text(yaml.safe_dump({"tiny": {**entry, "dim": DIM, "quick_gelu": True}}))
-    named = {"--model_id": "tiny", "--dataset_name": "lfw", "--dataset_path": str(folder)}
-    named |= {"--batch_size": "5", "--workers": "0", "--backbones-file": str(backbones)}
+    named = {"--backbone": "tiny", "--dataset-name": "lfw", "--dataset-path": str(folder)}
+    named |= {"--batch-size": "5", "--workers": "0", "--backbones-file": str(backbones)}
     return [part for pair in named.items() for part in pair]
 
 

@@ -15,7 +15,7 @@ import main_eval
 from bias_evaluation.grid.configs import load_dataset_config
 from bias_evaluation.grid.flat_configs import load_configs
 from bias_evaluation.grid.plan import Selection, plan
-from debiasing_methods.training.prism import PrismHyperparameters
+from debiasing_methods.training.hyperparameters import PrismHyperparameters
 from safe_io.checkout import ROOT
 from safe_io.errors import InputError, run_main
 
@@ -318,7 +318,7 @@ def test_all_methods_give_the_published_figures(
                 assert ours[metric][field] == record[field], (stem, metric, field)
             assert ours[metric]["seed"] == document.get("seed")
     for name in ("celeba", "utkface", "waterbirds"):  # the grid takes them for its own
-        more = ["--backbones", "ViT-B-16", "--seeds", "0", "--dry-run"]
+        more = ["--backbone", "ViT-B-16", "--seeds", "0", "--dry-run"]
         assert evaluate(project / "config" / f"{name}.yml", more=more) == 0
     done = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.endswith("  done")}
     assert done == set(FLAT)
@@ -362,7 +362,7 @@ def test_weights_are_those_it_names(
     assert about_sae.startswith(f"missing: {project / 'mine' / 'sae.pth'} (train it with `python ")
     assert f"--output {project / 'mine' / 'sae.pth'} --prompts FILE`" in about_sae
     assert "_setting=waterbirds_epochs=2_num_bases=0_num_samples=200_seed=0_lr=0.1_" in about_prism
-    assert "--num_samples 200 --lr 0.1 --epochs 2 --batch_size 64 --wd 0.0`" in about_prism
+    assert "--num-samples 200 --lr 0.1 --epochs 2 --batch-size 64 --wd 0.0`" in about_prism
     (project / "mine").mkdir()
     shutil.copy(project / SAE, project / "mine" / "sae.pth")
     assert evaluate(paths[0]) == 0

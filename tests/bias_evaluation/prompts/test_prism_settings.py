@@ -16,7 +16,7 @@ from bias_evaluation.prompts.prism_settings import (
 from bias_evaluation.prompts.prism_texts import load_text_sets
 from bias_evaluation.weights.find import prism_files, prism_weight_name
 from debiasing_methods.prism_training import needed_text_sets
-from debiasing_methods.training.prism import PrismHyperparameters
+from debiasing_methods.training.hyperparameters import PrismHyperparameters
 from safe_io.checkout import ROOT
 from safe_io.errors import InputError
 
@@ -135,7 +135,7 @@ def test_a_missing_map_says_how_to_get_it(tmp_path: Path) -> None:
     )
     assert "setting=stereotype_thief_race_" in file.path.name
     assert (
-        "prism_training.py --CLIP_model RN50 --task retrieval --setting stereotype_thief_race --seed 2 "
+        "prism_training.py --backbone RN50 --task retrieval --setting stereotype_thief_race --seed 2 "
         "--prompts mine`" in file.make
     )
     assert "download_release.py" in file.make

@@ -709,7 +709,7 @@ def test_a_release_in_miniature_can_be_evaluated(
             str(root / "config" / f"{dataset}.yml"),
             "--prompts",
             "official",
-            "--backbones",
+            "--backbone",
             "ViT-B-16",
         ]
         argv += ["--text-embeddings", str(world / "text_embeddings.npz"), "--methods", "vanilla", "sem-bi"]

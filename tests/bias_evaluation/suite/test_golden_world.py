@@ -47,7 +47,7 @@ def produced(golden: Path, oracle_dir: Path, tmp_path_factory: pytest.TempPathFa
     for folder in (golden / "debiasing_methods").iterdir():
         (project / "debiasing_methods" / folder.name).symlink_to(folder)
     for dataset in DATASETS:
-        arguments = ["--config", project / "config" / f"{dataset}.yml", "--backbones", "ViT-B-16"]
+        arguments = ["--config", project / "config" / f"{dataset}.yml", "--backbone", "ViT-B-16"]
         arguments += ["--methods", *METHODS, "--seeds", "0", "--prompts", "official"]
         arguments += ["--data-root", golden / "data", "--text-embeddings", golden / "text_embeddings.npz"]
         arguments += ["--output-dir", project / "out", "--skip-missing"]

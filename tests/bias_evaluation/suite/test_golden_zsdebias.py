@@ -49,7 +49,7 @@ def results(golden: Path, oracle_dir: Path, tmp_path_factory: pytest.TempPathFac
             model = golden / "debiasing_methods" / "zsdebias_weights" / f"ViT-B-16_{kind}_zsdebias_0.pth"
             (models / f"ViT-B-16_{kind}_zsdebias_{seed}.pth").symlink_to(model)
     for dataset in DATASETS:
-        arguments = ["--config", project / "config" / f"{dataset}.yml", "--backbones", "ViT-B-16"]
+        arguments = ["--config", project / "config" / f"{dataset}.yml", "--backbone", "ViT-B-16"]
         arguments += ["--prompts", "official", "--text-embeddings", golden / "text_embeddings.npz"]
         arguments += ["--data-root", golden / "data", "--output-dir", project / "out"]
         assert main_eval.main([str(argument) for argument in arguments]) == 0

@@ -28,15 +28,10 @@ from bias_evaluation.weights.find import prism_weight_name
 from bias_evaluation.weights.read import load_prism_map
 from debiasing_methods import prism_training
 from debiasing_methods.linalg import unit
-from debiasing_methods.training.prism import (
-    PrismHyperparameters,
-    loss_and_gradient,
-    overall_loss,
-    prism_loss,
-    train_maps,
-)
+from debiasing_methods.training.hyperparameters import PrismHyperparameters
+from debiasing_methods.training.prism import loss_and_gradient, overall_loss, prism_loss, train_maps
 from debiasing_methods.training.prism_sampling import (
-    SAMPLINGS,
+    SAMPLERS,
     PrismSamples,
     TextSetSizes,
     published_sampling,
@@ -76,7 +71,7 @@ def test_published_maps_come_out(
     task: str, setting: str, project: Path, oracle_dir: Path, tmp_path: Path
 ) -> None:
     world = oracle_dir / "golden" / "world"
-    arguments = ["--CLIP_model", "ViT-B/16", "--task", task, "--setting", setting, "--seed", "0"]
+    arguments = ["--backbone", "ViT-B/16", "--task", task, "--setting", setting, "--seed", "0"]
     arguments += ["--prompts", "official", "--backbones-file", str(project / "backbones.yml")]
     arguments += ["--text-embeddings", str(world / "text_embeddings.npz"), "--output-dir", str(tmp_path)]
     assert prism_training.main(arguments) == 0
@@ -143,10 +138,10 @@ def test_published_sampling_is_the_published_draws(name: str, seed: int) -> None
     ]
 
 
-@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("sampling", SAMPLERS)
 def test_sampling_leaves_the_global_generator_alone_and_repeats(sampling: str) -> None:
     state = torch.random.get_rng_state()
-    first, second, other = (SAMPLINGS[sampling](RACE, 50, seed) for seed in (4, 4, 5))
+    first, second, other = (SAMPLERS[sampling](RACE, 50, seed) for seed in (4, 4, 5))
     assert torch.equal(first.positives, second.positives)
     assert torch.equal(first.negatives, second.negatives)
     assert not torch.equal(first.negatives, other.negatives)
@@ -170,20 +165,20 @@ def choices_of(samples: PrismSamples, sizes: TextSetSizes) -> tuple[Tensor, Tens
 
 
 def test_published_choices_hang_together_and_independent_ones_do_not() -> None:
-    scene, target, bias = choices_of(SAMPLINGS["published"](GENDER, 400, 0), GENDER)
+    scene, target, bias = choices_of(SAMPLERS["published"](GENDER, 400, 0), GENDER)
     assert torch.equal(target, bias)
     assert torch.equal(scene % 2, target)  # each target class meets half of the scenes
-    scene, target, bias = choices_of(SAMPLINGS["independent"](GENDER, 4000, 0), GENDER)
+    scene, target, bias = choices_of(SAMPLERS["independent"](GENDER, 4000, 0), GENDER)
     pairs = torch.bincount(2 * target + bias, minlength=4)
     assert (pairs - 1000).abs().max() < 150  # 5 standard deviations are 137
     assert torch.unique(20 * target + scene).numel() == 40
 
 
-@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("sampling", SAMPLERS)
 @pytest.mark.parametrize("name", SIZES)
 def test_positives_vary_the_bias_and_negatives_the_target_alone(sampling: str, name: str) -> None:
     sizes = SIZES[name]
-    samples = SAMPLINGS[sampling](sizes, 60, 3)
+    samples = SAMPLERS[sampling](sizes, 60, 3)
     n_target, n_bias = sum(sizes.targets), sum(sizes.biases)
     scene = samples.positives[:, :1] // (n_bias * n_target)
     for numbers in (samples.positives, samples.negatives):
@@ -359,7 +354,7 @@ def separation(mapped: Tensor, labels: Tensor) -> float:
     return float((means - means.mean(0)).square().sum(1).mean() / within)
 
 
-@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("sampling", SAMPLERS)
 @pytest.mark.parametrize(
     ("biases", "num_samples", "lr"), [((4, 4), 100, 0.01), ((4,) * 7, 200, 0.01), ((10, 10), 500, 0.1)]
 )
@@ -369,7 +364,7 @@ def test_training_lowers_the_loss_and_separates_target_from_bias(
     sizes = TextSetSizes(20, (5, 4), biases)
     scenes = make_scenes(sizes)
     embeddings = scenes.training.flatten(0, 2)
-    samples = SAMPLINGS[sampling](sizes, num_samples, 0)
+    samples = SAMPLERS[sampling](sizes, num_samples, 0)
     [w], losses = train([samples], embeddings, lr=lr)
     before, _ = samples.start(64)
 
@@ -644,7 +639,7 @@ class Command:
 
     def single(self, *arguments: str) -> int:
         return self(
-            "--CLIP_model", "tiny", "--task", "retrieval", "--setting", "digit_one_color",
+            "--backbone", "tiny", "--task", "retrieval", "--setting", "digit_one_color",
             "--text-embeddings", str(self.root / "text.npz"), *arguments,
         )  # fmt: skip
 
@@ -694,7 +689,7 @@ def test_the_command_trains_one_setting(command: Command, capsys: pytest.Capture
 def test_both_spellings_and_published_options_are_taken(command: Command) -> None:
     published = ["--epochs", "1", "--num_bases", "0", "--num_samples", "30", "--seed", "0", "--lr", "0.01"]
     published += ["--batch_size", "64", "--wd", "0", "--init_weight", "random"]
-    assert command.single(*published, "--output_dir", str(command.root / "one")) == 0
+    assert command.single(*published, "--output-dir", str(command.root / "one")) == 0
     hyphens = [word.replace("_", "-") for word in published]
     assert command.single(*hyphens, "--output-dir", str(command.root / "two")) == 0
     assert len(command.maps("one")) == 1
@@ -720,7 +715,7 @@ def test_only_new_sentences_are_encoded_and_in_parts(
 
     monkeypatch.setattr(text_store, "Encoder", Fake)
     monkeypatch.setattr(prism_training, "_ENCODED_TOGETHER", 10)
-    arguments = ["--CLIP_model", "tiny", "--task", "retrieval", "--data-root", str(command.root / "data")]
+    arguments = ["--backbone", "tiny", "--task", "retrieval", "--data-root", str(command.root / "data")]
     assert command(*arguments, "--setting", "digit_one_color", "--seed", "0", "1", "2") == 0
     assert {len(part) for part in asked[:-1]} == {10}
     assert len(asked) > 1
@@ -736,17 +731,17 @@ def test_only_new_sentences_are_encoded_and_in_parts(
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--num_bases", "4"], "--num_bases 4: only 0"),
-        (["--init_weight", "identity"], "only 'random'"),
+        (["--num-bases", "4"], "--num-bases 4: only 0"),
+        (["--init-weight", "identity"], "only 'random'"),
         (
             ["--setting", "digit_ten_color"],
             "unknown retrieval setting 'digit_ten_color'; choose",
         ),
         (["--task", "zs_classification"], "unknown zs_classification setting"),
-        (["--CLIP_model", "huge"], "unknown backbone 'huge'"),
+        (["--backbone", "huge"], "unknown backbone 'huge'"),
         (["--prompts", "mine"], "unknown PRISM text sets 'mine'; choose from: default"),
         (["--lr", "0"], "lr must be above 0"),
-        (["--num_samples", "0"], "num_samples must be at least 1"),
+        (["--num-samples", "0"], "num_samples must be at least 1"),
         (["--seed", "-1"], "--seed must be at least 0"),
         (["--text-embeddings", "nowhere.npz"], "not found: nowhere.npz"),
         (["--config", "config/celeba.yml"], "give either --setting"),
@@ -761,7 +756,7 @@ def test_bad_options_are_one_line(command: Command, arguments: list[str], line: 
 def test_what_goes_with_what_is_checked(command: Command) -> None:
     with pytest.raises(InputError, match="give either --setting"):
         command()
-    with pytest.raises(InputError, match="--setting needs --task and --CLIP_model"):
+    with pytest.raises(InputError, match="--setting needs --task and --backbone"):
         command("--setting", "digit_one_color", "--task", "retrieval")
     with pytest.raises(InputError, match="--task goes with --setting"):
         command("--config", "x.yml", "--task", "retrieval")
@@ -833,4 +828,4 @@ def test_config_errors_are_one_line(command: Command, write_config: Callable[...
     with pytest.raises(InputError, match="embeddings of one backbone, but 2 are"):
         command("--config", path, "--text-embeddings", str(command.root / "text.npz"))
     with pytest.raises(InputError, match=r"methods.yml has no entry 'prism' with seeds; give --seeds"):
-        command("--config", path, "--CLIP_model", "tiny", "--text-embeddings", str(command.root / "text.npz"))
+        command("--config", path, "--backbone", "tiny", "--text-embeddings", str(command.root / "text.npz"))

@@ -22,18 +22,13 @@ from bias_evaluation.training_runs import sae as sae_run
 from bias_evaluation.training_runs.inputs import read_prompts
 from bias_evaluation.training_runs.run import report_path
 from bias_evaluation.training_runs.sae import run_training
-from bias_evaluation.training_runs.sae_report import reconstruction_quality
+from bias_evaluation.training_runs.sae_report import format_report, reconstruction_quality
 from bias_evaluation.weights.read import load_sae
 from debiasing_methods import sae_training
 from debiasing_methods.sae import SparseAutoencoder
 from debiasing_methods.training import sae as matryoshka
-from debiasing_methods.training.sae import (
-    SaeParameters,
-    SaeTraining,
-    SaeTrainingConfig,
-    matryoshka_loss,
-    nested_reconstructions,
-)
+from debiasing_methods.training.hyperparameters import SaeTrainingConfig
+from debiasing_methods.training.sae import SaeParameters, SaeTraining, matryoshka_loss, nested_reconstructions
 from safe_io.errors import InputError, run_main
 
 SCRIPT = Path(sae_training.__file__)
@@ -351,12 +346,12 @@ def test_without_holdout_all_rows_train(embeddings, tmp_path):
     report = run_training(embeddings, tmp_path / "sae.pth", SMALL, holdout=0)
     assert report["held_out"] is None
     assert report["training"]["rows"] == 90
-    assert "held out" not in sae_training.format_report(report)
+    assert "held out" not in format_report(report)
 
 
 def test_table_shows_every_level(embeddings, tmp_path):
     report = run_training(embeddings, tmp_path / "sae.pth", SMALL)
-    lines = sae_training.format_report(report).splitlines()
+    lines = format_report(report).splitlines()
     assert [line.split("|")[0].strip() for line in lines[:5]] == ["", "level", "2", "5", "all latents"]
     row = report["held_out"]["levels"][1]
     assert lines[3].split("|")[2].split() == [f"{row['cosine']:.4f}", f"{row['fvu']:.5f}", f"{row['l0']:.1f}"]
@@ -464,7 +459,7 @@ def test_a_damaged_checkpoint_is_an_error_until_it_is_given_up(embeddings, tmp_p
 
 def test_killed_by_the_system_and_run_again(embeddings, tmp_path):
     np.save(tmp_path / "x.npy", embeddings.numpy())
-    argv = ["--embeddings", tmp_path / "x.npy", "--n_latents", 24, "--levels", 2, 5, "--batch_size", 4]
+    argv = ["--embeddings", tmp_path / "x.npy", "--n-latents", 24, "--levels", 2, 5, "--batch-size", 4]
     argv = [*map(str, argv), "--epochs", "40", "--output"]
     output = tmp_path / "killed" / "sae.pth"
     process = subprocess.Popen(
@@ -522,7 +517,7 @@ def test_weights_of_another_run_are_not_replaced(embeddings, tmp_path, what):
 
 # --- command line ------------------------------------------------------------------------------------------
 
-OPTIONS = ["--n_latents", "24", "--levels", "2", "5", "--epochs", "2"]
+OPTIONS = ["--n-latents", "24", "--levels", "2", "5", "--epochs", "2"]
 
 
 def test_an_npz_trains_like_its_matrix(embeddings, tmp_path):
@@ -677,12 +672,12 @@ def test_bad_prompt_lists_are_one_line(tmp_path, capsys, name, content, message)
     ("options", "message"),
     [
         (["--levels", "5", "2"], "levels must be ascending"),
-        (["--n_latents", "4", "--levels", "5"], r"levels must be at most n_latents \(4\)"),
+        (["--n-latents", "4", "--levels", "5"], r"levels must be at most n_latents \(4\)"),
         (["--l1", "-1"], "l1 must be a number of at least 0"),
         (["--lr", "-1"], "lr must be a number above 0"),
         (["--holdout", "1"], "holdout must be at least 0 and below 1"),
         (["--holdout", "0.999"], "leaves none of 90 rows"),
-        (["--checkpoint_seconds", "-1"], "checkpoint_seconds must be at least 0"),
+        (["--checkpoint-seconds", "-1"], "checkpoint_seconds must be at least 0"),
         (["--format", "safetensors"], r"must end in \.safetensors for --format safetensors"),
         (["--output", "model.bin"], r"model\.bin: the name must end in \.pth or \.safetensors"),
     ],

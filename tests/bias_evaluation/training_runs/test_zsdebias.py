@@ -35,15 +35,8 @@ from bias_evaluation.weights.read import load_zsdebias
 from debiasing_methods import zsdebias_training
 from debiasing_methods.training import zsdebias as optimization
 from debiasing_methods.training.cka import alignments as cka
-from debiasing_methods.training.zsdebias import (
-    SHUFFLE_ORDERS,
-    LossTerms,
-    ZSDebiasTraining,
-    ZSDebiasTrainingConfig,
-    beta,
-    bias_targets,
-    loss_terms,
-)
+from debiasing_methods.training.hyperparameters import SHUFFLE_ORDERS, ZSDebiasTrainingConfig
+from debiasing_methods.training.zsdebias import LossTerms, ZSDebiasTraining, beta, bias_targets, loss_terms
 from debiasing_methods.training.zsdebias_network import Dropout, TrainableVAE
 from safe_io.checkout import ROOT
 from safe_io.errors import InputError, run_main
@@ -521,7 +514,7 @@ def test_seeds_prompts_and_output_folder(project):
     assert sorted(p.name for p in folder.glob("*.pth")) == [f"tiny_color_zsdebias_{k}.pth" for k in (0, 1)]
     one, two = ((folder / f"tiny_color_zsdebias_{k}.pth").read_bytes() for k in (0, 1))
     assert one != two
-    zsdebias_training.main(zsdebias_arguments(project, "--output_dir", project / "here"))
+    zsdebias_training.main(zsdebias_arguments(project, "--output-dir", project / "here"))
     assert (project / "here" / "tiny_color_zsdebias_0.pth").read_bytes() == one
 
 
@@ -551,7 +544,7 @@ def test_a_checkpoint_of_another_run_is_not_taken(project, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(ZSDebiasTraining, "finished", property(stop))
         with pytest.raises(KeyboardInterrupt):
-            zsdebias_training.main(zsdebias_arguments(project, "--checkpoint_seconds", 0))
+            zsdebias_training.main(zsdebias_arguments(project, "--checkpoint-seconds", 0))
     checkpoint = project / WEIGHTS / "tiny_color_zsdebias_0.pth.checkpoint"
     assert checkpoint.is_file()
     with pytest.raises(InputError, match="unfinished run with other data or options"):
@@ -573,7 +566,7 @@ def test_killed_run_goes_on_bit_for_bit(project):
     arguments = zsdebias_arguments(project, "--epochs", 120, "--patience", 120)
     killed = project / "killed"
     command = [sys.executable, str(ROOT / "debiasing_methods" / "zsdebias_training.py"), *arguments]
-    command += ["--checkpoint_seconds", "0", "--output_dir", str(killed)]
+    command += ["--checkpoint-seconds", "0", "--output-dir", str(killed)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, cwd=project)
     checkpoint = killed / "tiny_color_zsdebias_0.pth.checkpoint"
@@ -589,8 +582,8 @@ def test_killed_run_goes_on_bit_for_bit(project):
     assert 1 <= done < 120
     for left in killed.glob(".partial-*"):  # of the write that was under way
         left.unlink()
-    zsdebias_training.main([*arguments, "--output_dir", str(killed)])
-    zsdebias_training.main([*arguments, "--output_dir", str(project / "whole")])
+    zsdebias_training.main([*arguments, "--output-dir", str(killed)])
+    zsdebias_training.main([*arguments, "--output-dir", str(project / "whole")])
     assert _files(killed) == _files(project / "whole")
 
 
@@ -626,17 +619,17 @@ def _break(project: Path, what: str) -> None:
         ),
         ("NaN", (), r"B/CLIP_tiny_embeddings\.npy: 1 of .*the first: row 3"),
         ("pickle", (), r"B/CLIP_tiny_embeddings\.npy"),
-        ("", ("--bias_attribute", "colour"), "unknown bias corpus 'colour'.*did you mean 'color'"),
-        ("", ("--bias_attribute", "few"), "the bias corpus has 9 sentences; at least 10 are needed"),
-        ("", ("--bias_attribute", "ten"), "the same sentences of the bias corpus are nearest to every image"),
-        ("", ("--bias_attribute", "unknown"), r"40 prompt\(s\) have no embedding in .*text\.npz"),
+        ("", ("--bias-attribute", "colour"), "unknown bias corpus 'colour'.*did you mean 'color'"),
+        ("", ("--bias-attribute", "few"), "the bias corpus has 9 sentences; at least 10 are needed"),
+        ("", ("--bias-attribute", "ten"), "the same sentences of the bias corpus are nearest to every image"),
+        ("", ("--bias-attribute", "unknown"), r"40 prompt\(s\) have no embedding in .*text\.npz"),
         ("", ("--corpus", "nowhere.yml"), r"bias corpora not found: nowhere\.yml"),
-        ("", ("--clip_model", "tinny"), "unknown backbone 'tinny'.*did you mean 'tiny'"),
-        ("", ("--text_embeddings", "nowhere.npz"), r"text embeddings not found: nowhere\.npz"),
+        ("", ("--backbone", "tinny"), "unknown backbone 'tinny'.*did you mean 'tiny'"),
+        ("", ("--text-embeddings", "nowhere.npz"), r"text embeddings not found: nowhere\.npz"),
         ("", ("--lr", "-1"), r"lr must be a number above 0, got -1\.0"),
         ("", ("--bs", "1"), "batch_size must be at least 2"),
         ("", ("--seeds", "0", "-1"), "seed must be at least 0, got -1"),
-        ("", ("--checkpoint_seconds", "-1"), "--checkpoint_seconds must be at least 0"),
+        ("", ("--checkpoint-seconds", "-1"), "--checkpoint-seconds must be at least 0"),
     ],
 )
 def test_bad_input_is_one_line(project, capsys, broken, more, message):
@@ -678,7 +671,7 @@ def _lines(script: str, environment: dict[str, str]) -> list[str]:
 def test_script_trains_24_models():
     lines = _lines("train_zsdebias.sh", {"PYTHON": "echo", "DATA_ROOT": "/my data"})
     parsed = [zsdebias_training.build_parser().parse_args(_split(line)) for line in lines]
-    models = {(args.clip_model, args.bias_attribute, seed) for args in parsed for seed in args.seeds}
+    models = {(args.backbone, args.bias_attribute, seed) for args in parsed for seed in args.seeds}
     assert len(models) == 24
     assert {kind for _, kind, _ in models} == {"human", "animal"}
     assert {seed for *_, seed in models} == {0, 1, 2}

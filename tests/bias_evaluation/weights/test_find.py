@@ -83,7 +83,7 @@ def test_a_missing_model_is_named_with_the_commands_that_get_it(workspace):
     key = _key(workspace, "people", 5)
     [line] = workspace.states.lacks(key)["weights"]
     assert str(_folder(workspace) / "mine" / "tiny_human_zsdebias_5.pth") in line
-    assert "zsdebias_training.py --bias_attribute human --clip_model tiny --seed 5 --prompts mine" in line
+    assert "zsdebias_training.py --bias-attribute human --backbone tiny --seed 5 --prompts mine" in line
     assert "download_release.py" in line
     _save_model(_folder(workspace) / "tiny_human_zsdebias_5.pth", 0)
     assert "weights" not in workspace.states.lacks(key)

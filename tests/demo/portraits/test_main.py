@@ -27,7 +27,7 @@ def files(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("portraits") / "Portraits"
-    assert main(["--output_dir", str(folder), "--limit", "40"]) == 0
+    assert main(["--output-dir", str(folder), "--limit", "40"]) == 0
     return folder
 
 
@@ -54,8 +54,8 @@ def test_evaluation_and_validation_are_different_draws(drawn: Path) -> None:
 
 def test_the_same_seed_gives_the_same_files(drawn: Path, tmp_path: Path) -> None:
     again, other = tmp_path / "again", tmp_path / "other"
-    main(["--output_dir", str(again), "--limit", "40"])
-    main(["--output_dir", str(other), "--limit", "40", "--seed", "1"])
+    main(["--output-dir", str(again), "--limit", "40"])
+    main(["--output-dir", str(other), "--limit", "40", "--seed", "1"])
     assert files(again) == files(drawn)
     assert not {k for k, v in files(other).items() if v == files(drawn)[k]}
 
@@ -67,17 +67,17 @@ def test_texts_are_different_sentences() -> None:
 
 def test_a_finished_folder_is_kept(drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = files(drawn)
-    assert main(["--output_dir", str(drawn), "--limit", "40"]) == 0
+    assert main(["--output-dir", str(drawn), "--limit", "40"]) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert files(drawn) == before
 
 
 def test_other_settings_are_an_error_until_fresh(drawn: Path, tmp_path: Path) -> None:
     folder = tmp_path / "P"
-    main(["--output_dir", str(folder), "--limit", "8"])
+    main(["--output-dir", str(folder), "--limit", "8"])
     with pytest.raises(InputError, match=r"P was drawn with other settings .* --fresh draws it again"):
-        main(["--output_dir", str(folder), "--limit", "9"])
-    main(["--output_dir", str(folder), "--limit", "9", "--fresh"])
+        main(["--output-dir", str(folder), "--limit", "9"])
+    main(["--output-dir", str(folder), "--limit", "9", "--fresh"])
     assert len(pd.read_csv(folder / "labels.csv")) == 9
 
 
@@ -85,7 +85,7 @@ def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     for options in ([], ["--fresh"]):
         with pytest.raises(InputError, match="not a finished Portraits folder"):
-            main(["--output_dir", str(tmp_path), "--limit", "8", *options])
+            main(["--output-dir", str(tmp_path), "--limit", "8", *options])
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
@@ -95,13 +95,13 @@ def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path) -> None:
 )
 def test_bad_options_are_one_line(tmp_path: Path, options: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        main(["--output_dir", str(tmp_path / "P"), *options])
+        main(["--output-dir", str(tmp_path / "P"), *options])
     assert not (tmp_path / "P").exists()
 
 
 def test_killed_while_drawing_and_run_again(drawn: Path, tmp_path: Path) -> None:
     folder = tmp_path / "P"
-    command = [sys.executable, "-m", "demo.portraits", "--output_dir", str(folder)]
+    command = [sys.executable, "-m", "demo.portraits", "--output-dir", str(folder)]
     run = subprocess.Popen([*command, "--limit", "2000"], cwd=ROOT, stderr=subprocess.DEVNULL)
     partial = folder.with_name("P.partial") / "images"
     deadline = time.monotonic() + 60
@@ -112,6 +112,6 @@ def test_killed_while_drawing_and_run_again(drawn: Path, tmp_path: Path) -> None
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
     assert not folder.exists()
-    assert main(["--output_dir", str(folder), "--limit", "40"]) == 0
+    assert main(["--output-dir", str(folder), "--limit", "40"]) == 0
     assert files(folder) == files(drawn)
     assert not folder.with_name("P.partial").exists()
