@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -34,18 +34,19 @@ class ProbeSettings:
     ----------
     most_images : int
         Images that are probed, drawn at random if there are more.
-    test_share : float
-        Share of them that probes are scored on and not fitted to, stratified by class.
+    folds : int
+        Parts of a cross-validation, stratified by class: each image is scored once, by probes that were
+        fitted to the other parts.
     hidden : int
         Units of the MLP's one hidden layer.
     max_iter : int
         Most iterations of the linear probe, and most epochs of the MLP, which stops early.
     seed : int
-        Of the draw, the split and the MLP.
+        Of the draw, the parts and the MLP.
     """
 
-    most_images: int = 20_000
-    test_share: float = 0.3
+    most_images: int = 5_000
+    folds: int = 5
     hidden: int = 64
     max_iter: int = 200
     seed: int = 0
@@ -61,24 +62,23 @@ class Leakage:
         Of a logistic regression, and of a network with one hidden layer.
     majority : float
         Of the answer that is always the most frequent class: what a probe reaches that reads nothing.
-    n_fitted, n_scored : int
-        Images that probes were fitted to and scored on.
+    n_images : int
+        Images that were scored.
     """
 
     linear: float
     mlp: float
     majority: float
-    n_fitted: int
-    n_scored: int
+    n_images: int
 
 
 def probe(images: np.ndarray, codes: np.ndarray, settings: ProbeSettings | None = None) -> Leakage:
-    """Fit both probes to a part of some images and score them on the rest.
+    """Cross-validate both probes.
 
     Parameters
     ----------
     images : ndarray of shape (n, d)
-        Standardised by the part that probes are fitted to.
+        Standardised by the images that probes are fitted to.
     codes : ndarray of shape (n,), integer
         Class of each image; images of class −1 are left out.
     settings : ProbeSettings, optional
@@ -90,20 +90,17 @@ def probe(images: np.ndarray, codes: np.ndarray, settings: ProbeSettings | None 
     Raises
     ------
     ValueError
-        There are fewer than two classes, a class has too few images for both parts, or an image is not
+        There are fewer than two classes, a class has fewer images than there are folds, or an image is not
         finite.
 
     Notes
     -----
-    An accuracy is of one split: with n scored images it has a standard error of up to ``0.5 / √n``. That a
-    probe fails does not show that nothing can be read, only that this probe cannot.
+    Of n images an accuracy has a standard error of up to ``0.5 / √n``. That a probe fails does not show that
+    nothing can be read, only that this probe cannot.
     """
     settings = settings or ProbeSettings()
     images, codes = _drawn(images, codes, settings)
     _check(images, codes, settings)
-    x, x_test, y, y_test = train_test_split(
-        images, codes, test_size=settings.test_share, stratify=codes, random_state=settings.seed
-    )
     linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=settings.max_iter))
     mlp = make_pipeline(
         StandardScaler(),
@@ -111,13 +108,14 @@ def probe(images: np.ndarray, codes: np.ndarray, settings: ProbeSettings | None 
             (settings.hidden,), max_iter=settings.max_iter, early_stopping=True, random_state=settings.seed
         ),
     )
+    parts = StratifiedKFold(settings.folds, shuffle=True, random_state=settings.seed)
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", ConvergenceWarning
         )  # more iterations move accuracies by less than the split
-        scores = [float(each.fit(x, y).score(x_test, y_test)) for each in (linear, mlp)]
-    majority = float((y_test == np.bincount(y).argmax()).mean())
-    return Leakage(*scores, majority, len(y), len(y_test))
+        predicted = [cross_val_predict(each, images, codes, cv=parts) for each in (linear, mlp)]
+    accuracies = [float((each == codes).mean()) for each in predicted]
+    return Leakage(*accuracies, float(np.bincount(codes).max() / len(codes)), len(codes))
 
 
 def method_leakage(
@@ -164,8 +162,10 @@ def method_leakage(
         edited = torch.cat(
             [_applied(method, transform, images, rows[part], group, part.start) for part in chunks(len(rows))]
         )
-        found["returned"].append(probe(edited.cpu().numpy(), codes, settings))
-        found["unit"].append(probe(unit(edited).cpu().numpy(), codes, settings))
+        normalized = unit(edited)
+        found["unit"].append(probe(normalized.cpu().numpy(), codes, settings))
+        same = torch.allclose(edited, normalized, rtol=0, atol=1e-6)
+        found["returned"].append(found["unit"][-1] if same else probe(edited.cpu().numpy(), codes, settings))
     return {kind: _mean(each) for kind, each in found.items()}
 
 
@@ -184,7 +184,7 @@ def _applied(
 
 def _mean(each: Sequence[Leakage]) -> Leakage:
     linear, mlp = (float(np.mean([getattr(one, name) for one in each])) for name in ("linear", "mlp"))
-    return Leakage(linear, mlp, each[0].majority, each[0].n_fitted, each[0].n_scored)
+    return Leakage(linear, mlp, each[0].majority, each[0].n_images)
 
 
 def _drawn(values: np.ndarray, codes: np.ndarray, settings: ProbeSettings) -> tuple[np.ndarray, np.ndarray]:
@@ -200,11 +200,10 @@ def _check(images: np.ndarray, codes: np.ndarray, settings: ProbeSettings) -> No
     classes, sizes = np.unique(codes, return_counts=True)
     if len(classes) < 2:
         raise ValueError(f"probes need images of at least two classes, found {len(classes)}")
-    tested = int(np.ceil(settings.test_share * len(codes)))
-    if sizes.min() < 2 or min(tested, len(codes) - tested) < len(classes):
+    if sizes.min() < settings.folds:
         raise ValueError(
-            f"class {classes[sizes.argmin()]} has {sizes.min()} of {len(codes)} images, too few to fit "
-            f"probes to some and score them on others; probe more images"
+            f"class {classes[sizes.argmin()]} has {sizes.min()} of {len(codes)} images, too few to "
+            f"cross-validate probes in {settings.folds} folds; probe more images"
         )
     if not np.isfinite(images).all():
         raise ValueError("an image is NaN or infinite, so that probes cannot be fitted")
