@@ -95,13 +95,13 @@ def run_audit(args: argparse.Namespace) -> int:
             progress=bar.update,
         )
     notes = tuple(f"{display_name(name)} is left out: {why}." for name, why in left_out.items())
-    report = AuditReport(found, _Names(args, metadata), args.title, pictures, notes)
+    report = AuditReport(found, _Names(args, metadata), args.title, pictures, notes, args.max_loss)
     options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     write_audit(
         args.output_dir, report, digests=_digests(args, text, audited), options=options, left_out=left_out
     )
     _warn_unreadable(report)
-    print(means_table(found))
+    print(*report.verdict.sentences, "", means_table(found), sep="\n")
     if found.first_on_all is not None:
         print(first_on_all_line(found))
     print(f"written: {args.output_dir / 'report.html'}, audit.csv, retrieved.csv, audit.json")

@@ -24,6 +24,7 @@ from fair_search.bootstrap import list_length
 from fair_search.index_shift import compare_index
 from fair_search.judging import RankedLists, judge
 from fair_search.ranking import Scorer, TopLists, rank_images
+from fair_search.recommendation import Cost
 from fair_search.reranking import RerankedAudit, RerankOptions, rerank_audit
 from safe_io.arrays import check_rows, float_rows
 from safe_io.errors import InputError, as_input_error
@@ -113,6 +114,8 @@ class Audit:
         Query → methods that leave nothing of it, since it lies in the bias itself.
     reranked : RerankedAudit or None
         What re-ranking reaches, if it was asked for.
+    costs : mapping
+        Method → what it costs to run, in the order of the methods.
     """
 
     table: pd.DataFrame
@@ -126,6 +129,7 @@ class Audit:
     first_on_all: pd.DataFrame | None = None
     left_out_queries: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     reranked: RerankedAudit | None = None
+    costs: Mapping[str, Cost] = field(default_factory=dict)
 
 
 def audit(
@@ -259,7 +263,18 @@ def audit(
             device=device,
         )
     return Audit(
-        table, lists, groups, counts, settings, reference, approximate, skipped, first_on_all, empty, reranked
+        table=table,
+        lists=lists,
+        groups=groups,
+        counts=counts,
+        settings=settings,
+        reference_rows=reference,
+        approximate=approximate,
+        skipped_by_index=skipped,
+        first_on_all=first_on_all,
+        left_out_queries=empty,
+        reranked=reranked,
+        costs={name: Cost.of(each.method) for name, each in audited.items()},
     )
 
 

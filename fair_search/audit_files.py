@@ -46,6 +46,7 @@ def write_audit(
     found = report.audit
     tables = [found.table] if found.reranked is None else [found.table, found.reranked.table]
     record = summary(found) | {
+        "verdict": asdict(report.verdict),
         "options": dict(options),
         "left_out_methods": dict(left_out),
         "digests": dict(digests),

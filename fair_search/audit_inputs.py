@@ -16,11 +16,11 @@ from fair_search.audit import Groups, QueryLabels
 from fair_search.bias_files import BiasFile
 from fair_search.query_files import read_queries, read_table, take_column
 from fair_search.reference import label_text
+from fair_search.small_groups import small_groups
 from safe_io.documents import choices, read_alike, unknown
 from safe_io.errors import InputError
 
 MOST_GROUPS = 50
-FEW_IMAGES, FEW_EXPECTED = 30, 5  # of a group, and of a group among K retrieved images
 _MISSING = ("nan", "n/a", "na", "none", "null", "nil", "<na>", "nat", "#n/a", "?", "-", "--", ".", "missing")
 
 
@@ -269,19 +269,8 @@ def doubtful_groups(groups: Groups, ks: Sequence[int], bias: BiasFile | None = N
             f"'{bias.attribute}' ({choices(bias.classes)}): methods debias against one, and are judged "
             f"on the other"
         )
-    shares = counts / max(counts.sum(), 1)
-    few = [f"{name} {n}" for name, n in zip(groups.classes, counts, strict=True) if n < FEW_IMAGES]
-    if few:
-        lines.append(
-            f"groups of '{groups.attribute}' with fewer than {FEW_IMAGES} images: {choices(few)}; their "
-            f"shares say little"
-        )
-    expected = dict(zip(groups.classes, max(ks) * shares, strict=True))
-    if rare := [f"{name} {n:.1f}" for name, n in expected.items() if n < FEW_EXPECTED]:
-        lines.append(
-            f"groups of '{groups.attribute}' of which fewer than {FEW_EXPECTED} images are expected among K "
-            f"= {max(ks)}: {choices(rare)}; their shares move by chance"
-        )
+    named = dict(zip(groups.classes, counts.tolist(), strict=True))
+    lines += small_groups(groups.attribute, named, max(ks))
     return lines
 
 

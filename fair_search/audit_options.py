@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from debiasing_methods.reranking import ALGORITHMS
-from fair_search.audit_settings import DESIRED, REFERENCE_PER_GROUP, SHOWN_IMAGES, UNITS
+from fair_search.audit_settings import DESIRED, MAX_LOSS, REFERENCE_PER_GROUP, SHOWN_IMAGES, UNITS
 from fair_search.cli import add_backbone_options, method_help
 from safe_io.documents import choices
 from safe_io.errors import InputError
@@ -141,6 +141,13 @@ def _add_report_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--output-dir", type=Path, required=True, metavar="DIR", help="where the files go; made where missing"
     )
+    add(
+        "--max-loss",
+        type=float,
+        metavar="X",
+        help="how much precision, or overlap without labels, a recommended method may lose (default: "
+        f"{MAX_LOSS['precision']:g} of precision, {MAX_LOSS['overlap']:g} of overlap)",
+    )
     add("--title", default="", help="heading of the report")
     add("--images", type=Path, metavar="DIR", help="folder of the images, for contact sheets")
     add("--path-column", default="file_path", metavar="COLUMN", help="path in it (default: %(default)s)")
@@ -150,7 +157,7 @@ def _add_report_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="M",
-        help="methods to show (default: first and fairest)",
+        help="methods to show (default: the first and the recommended one)",
     )
     add(
         "--thumbnails",
@@ -181,6 +188,8 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
     for name in ("draws", "thumbnails", "reference"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} must be at least 1, got {getattr(args, name)}")
+    if args.max_loss is not None and not 0 <= args.max_loss <= 1:
+        raise InputError(f"--max-loss must be between 0 and 1, got {args.max_loss:g}")
     if args.seed < 0:
         raise InputError(f"--seed must be at least 0, got {args.seed}")
     return args

@@ -10,6 +10,8 @@ UNITS = ("images", "queries")
 DESIRED = ("data", "uniform")
 REFERENCE_PER_GROUP = 1000
 SHOWN_IMAGES = 20
+MAX_LOSS = {"precision": 0.05, "overlap": 0.5}
+"""Loss of utility that is allowed by default: of precision, or of overlap (which starts at 1)."""
 
 
 @dataclass(frozen=True)

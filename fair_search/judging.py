@@ -16,6 +16,7 @@ import pandas as pd
 from fair_search.audit_settings import AuditSettings
 from fair_search.bootstrap import image_draws, interval, query_draws
 from fair_search.fairness_metrics import METRICS, fairness_at, random_order
+from fair_search.significance import bootstrap_p, holm
 
 RANDOM_ORDER = "(random order)"
 RANDOM_DRAWS = 200
@@ -23,7 +24,7 @@ _ABSENT = np.iinfo(np.int32).max  # the position, in the first method's list, of
 
 COLUMNS = (
     "method", "scope", "query", "k", "metric", "value", "low", "high",
-    "difference", "difference_low", "difference_high",
+    "difference", "difference_low", "difference_high", "p_value", "p_holm",
 )  # fmt: skip
 
 
@@ -118,8 +119,9 @@ def judge(lists: RankedLists, codes: np.ndarray, n_groups: int, settings: AuditS
     -------
     pandas.DataFrame
         Columns `COLUMNS`, one row a method × query × K × metric (``scope`` query) and one for the mean of all
-        queries (``scope`` mean, ``query`` empty), which also has the difference to the first method. `low`,
-        `high`: 95 % intervals. Last the random order: its mean, and where 95 % of random orders lie.
+        queries (``scope`` mean, ``query`` empty), which also has the difference to the first method, its
+        bootstrap p-value, and that p-value after Holm's correction for the methods of one K and metric.
+        `low`, `high`: 95 % intervals. Last the random order: its mean, and where 95 % of random orders lie.
     """
     counts = np.bincount(codes, minlength=n_groups)
     values = evaluate(lists, None, counts / counts.sum(), settings)
@@ -132,7 +134,11 @@ def judge(lists: RankedLists, codes: np.ndarray, n_groups: int, settings: AuditS
         mean_draws = np.stack([values[:, :, drawn].mean(axis=2) for drawn in chosen])
     mean_low, mean_high = _intervals(lists, mean_draws, means)
     differences = means - means[:, :1]
-    difference_low, difference_high = interval(mean_draws - mean_draws[:, :, :1], differences)
+    difference_draws = mean_draws - mean_draws[:, :, :1]
+    difference_low, difference_high = interval(difference_draws, differences)
+    p_values = bootstrap_p(difference_draws, differences)
+    p_holm = p_values.copy()
+    p_holm[:, 1:] = holm(p_values[:, 1:], axis=1)
     frames = [
         _frame(lists, settings.ks, "query", value=values, low=low, high=high),
         _frame(
@@ -145,12 +151,14 @@ def judge(lists: RankedLists, codes: np.ndarray, n_groups: int, settings: AuditS
             difference=differences[:, :, None],
             difference_low=difference_low[:, :, None],
             difference_high=difference_high[:, :, None],
+            p_value=p_values[:, :, None],
+            p_holm=p_holm[:, :, None],
         ),
         _random_frame(lists, codes, counts / counts.sum(), settings),
     ]
     table = pd.concat(frames, ignore_index=True)
     first = (table["method"] == lists.methods[0]) | (table["method"] == RANDOM_ORDER)
-    table.loc[first, ["difference", "difference_low", "difference_high"]] = np.nan
+    table.loc[first, list(COLUMNS[8:])] = np.nan
     return table[list(COLUMNS)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pandas as pd
 from bias_evaluation.datasets.rgb import Reading
 from fair_search.audit import Audit
 from fair_search.audit_settings import SHOWN_IMAGES
+from fair_search.verdict import Verdict, verdict
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +27,7 @@ class Pictures:
     queries : tuple of str
         Which queries; empty: those with the largest MaxSkew under the first method.
     methods : tuple of str
-        Which methods; empty: the first, and the one with the lowest mean MaxSkew.
+        Which methods; empty: the first, and the recommended one (or else the fairest).
     count : int
         How many images.
     reading : Reading
@@ -54,6 +56,8 @@ class AuditReport:
         What the contact sheets show.
     notes : tuple of str
         Further sentences about the data.
+    max_loss : float, optional
+        As for `recommendation.recommend`.
     unreadable : list of str
         Filled by `audit_page`: images that could not be shown.
     """
@@ -63,12 +67,29 @@ class AuditReport:
     title: str = ""
     pictures: Pictures = field(default_factory=lambda: Pictures())
     notes: tuple[str, ...] = ()
+    max_loss: float | None = None
     unreadable: list[str] = field(default_factory=list)
 
     @property
     def k(self) -> int:
         """The depth that the summary speaks of: the largest."""
         return max(self.audit.settings.ks)
+
+    @property
+    def utility(self) -> str:
+        """The metric of utility that there is."""
+        return "precision" if self.audit.lists.relevant is not None else "overlap"
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """What is said first."""
+        return verdict(self.audit, self.k, self.max_loss)
+
+    @property
+    def compared_with(self) -> str:
+        """The method that is shown beside the first: the recommended one, or else the fairest."""
+        chosen = self.verdict.recommendation.method
+        return chosen if chosen != self.methods[0] else self.fairest
 
     @property
     def methods(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ def sheet_section(report: AuditReport) -> Section:
     chosen = pictures.queries or tuple(
         skews.sort_values(ascending=False, kind="stable").index[:SHOWN_QUERIES]
     )
-    methods = pictures.methods or tuple(dict.fromkeys((report.methods[0], report.fairest)))
+    methods = pictures.methods or tuple(dict.fromkeys((report.methods[0], report.compared_with)))
     why = "" if pictures.queries else " The queries are those with the largest MaxSkew before."
     count = min(pictures.count, report.audit.lists.rows.shape[2])
     parts = [

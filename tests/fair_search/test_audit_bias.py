@@ -81,6 +81,9 @@ def test_all_methods_side_by_side(system, search_world, tmp_path, capsys):
     assert (retrieved["id"].to_numpy() == metadata["file_path"].to_numpy()[retrieved["row"]]).all()
     record = json.loads((tmp_path / "audit.json").read_text())
     assert record["methods"] == list(METHODS)
+    assert record["verdict"]["recommendation"]["utility"] == "precision"
+    assert record["verdict"]["counts"] in out
+    assert sum(record["verdict"]["worst"][0]["counts"]) == 10
     assert record["reference_images"] == 20 + 40
     assert record["groups"] == {"Female": 40, "Male": 20}
     trained = {f"weights of {name}" for name in METHODS if search_world.weights(name)}
@@ -139,6 +142,7 @@ def test_index(system, tmp_path, capsys):
         (["--show-methods", "prism", "--methods", "vanilla"], "unknown method 'prism'; choose from: vanilla"),
         (["--images", "nowhere"], "folder of the images not found: nowhere"),
         (["--draws", "0"], "--draws must be at least 1, got 0"),
+        (["--max-loss", "1.5"], "--max-loss must be between 0 and 1, got 1.5"),
         (["--seed", "-1"], "--seed must be at least 0, got -1"),
         (["--query-labels", "wanted"], "--query-labels needs --label-column"),
         (["--embeddings", "none.npy"], "image embeddings not found: none.npy"),

@@ -99,7 +99,13 @@ def test_tables_and_images_can_be_read_aloud(page):
 def test_says_the_question_the_answer_and_every_metric(page):
     text = " ".join(page.text)
     assert "When 4 queries are searched for, are the groups of" in text
-    assert "a random order would have" in text
+    assert "Of the first 20 results of Base CLIP" in text
+    assert "% of random orders are between" in text
+    assert "Four-fifths rule: " in text
+    assert "The 4 worst queries" in text
+    assert "The rule: methods on the Pareto front of MaxSkew and precision" in text
+    assert "Differences to Base CLIP" in text
+    assert "With 20 draws no difference can hold after the correction: at least 40 are needed" in text
     for label in ("KL", "MaxSkew", "MinSkew", "NDKL", "Parity ratio", "Precision", "Overlap"):
         assert label in text
     assert len(re.findall(r"\b1\. ", text)) == 2 * 3  # first images: two methods, three queries
