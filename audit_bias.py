@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bias_evaluation.embedding.text_store import TextStore
-    from fair_search.audit import AuditedMethod, Groups
+    from fair_search.audit import AuditedMethod
     from fair_search.audit_inputs import AuditQueries
+    from fair_search.groups import Groups
     from fair_search.report.audit_report import AuditReport, Pictures
     from fair_search.reranking import RerankOptions
 

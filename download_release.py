@@ -18,7 +18,8 @@ from bias_evaluation.release.files import BASE_URL
 from bias_evaluation.weights import KIND_NAMES
 from safe_io.checkout import ROOT
 from safe_io.documents import unknown
-from safe_io.errors import EXIT_BAD_INPUT, InputError, run_main
+from safe_io.errors import InputError, run_main
+from safe_io.exit_codes import EXIT_BAD_INPUT
 
 
 def build_parser() -> argparse.ArgumentParser:

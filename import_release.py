@@ -16,7 +16,8 @@ if __name__ == "__main__":  # before packages that may be missing, or take their
 
 from bias_evaluation.grid.configs import load_backbones
 from safe_io.checkout import ROOT
-from safe_io.errors import EXIT_BAD_INPUT, run_main
+from safe_io.errors import run_main
+from safe_io.exit_codes import EXIT_BAD_INPUT
 
 if TYPE_CHECKING:
     from bias_evaluation.release.find import Found

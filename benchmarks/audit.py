@@ -62,7 +62,8 @@ def run_audit(path: Path, draws: int) -> dict[str, Any]:
     from benchmarks.sem_scoring import peak_mib
     from debiasing_methods.base import QueryGroup, Vanilla
     from debiasing_methods.projections import OrthProj, PrismMini
-    from fair_search.audit import AuditedMethod, Groups, audit
+    from fair_search.audit import AuditedMethod, audit
+    from fair_search.groups import Groups
 
     embeddings = read_matrix(path, "image embeddings")  # as the command does
     rows, dim = embeddings.shape

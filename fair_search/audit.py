@@ -21,6 +21,7 @@ from debiasing_methods.linalg import unit
 from fair_search.audit_settings import REFERENCE_PER_GROUP, AuditSettings
 from fair_search.audit_ties import find_ties, warn_of_ties
 from fair_search.bootstrap import list_length
+from fair_search.groups import Groups, QueryLabels
 from fair_search.index_shift import compare_index
 from fair_search.judging import RankedLists, judge
 from fair_search.ranking import Scorer, TopLists, rank_images
@@ -44,45 +45,6 @@ class AuditedMethod:
 
     method: DebiasingMethod
     groups: Sequence[QueryGroup]
-
-
-@dataclass(frozen=True, eq=False)
-class Groups:
-    """The groups that are compared.
-
-    Attributes
-    ----------
-    attribute : str
-        Name of the bias attribute.
-    classes : tuple of str
-        Names of the C groups.
-    codes : ndarray of shape (N,), integer
-        Group of each image, −1 where it is left out.
-    """
-
-    attribute: str
-    classes: tuple[str, ...]
-    codes: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class QueryLabels:
-    """Labels that make precision known.
-
-    Attributes
-    ----------
-    images : ndarray of shape (N,), integer
-        Label code of each image, −1 for none.
-    queries : ndarray of shape (Q,), integer
-        Label code that each query asks for.
-    """
-
-    images: np.ndarray
-    queries: np.ndarray
-
-    def relevant(self, rows: np.ndarray) -> np.ndarray:
-        """Which images of lists ``(…, Q, L)`` have their query's label; bool."""
-        return self.images[rows] == self.queries[:, None]
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fair_search.audit import Groups, QueryLabels
 from fair_search.bias_files import BiasFile
+from fair_search.groups import Groups, QueryLabels
 from fair_search.query_files import read_queries, read_table, take_column
 from fair_search.reference import label_text
 from fair_search.small_groups import small_groups

@@ -10,9 +10,10 @@ import numpy as np
 from bias_evaluation.embedding.text_store import TextStore
 from bias_evaluation.grid.configs import load_methods
 from bias_evaluation.grid.methods import find_method
-from fair_search.audit import AuditedMethod, Groups
+from fair_search.audit import AuditedMethod
 from fair_search.bias_files import BiasFile, BiasLike, load_bias
 from fair_search.config_files import config_folder
+from fair_search.groups import Groups
 from fair_search.loading import load_debiaser
 from safe_io.documents import choices
 from safe_io.errors import InputError

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,13 +24,11 @@ from bias_evaluation.scoring.top_k import TopK
 from debiasing_methods.linalg import unit
 from debiasing_methods.reranking import ALGORITHMS, Reranked, exact_shares, rerank, uniform_shares
 from fair_search.bias_files import BiasFile
+from fair_search.groups import Groups, QueryLabels
 from fair_search.judging import AuditSettings, RankedLists, evaluate, values_table
 from fair_search.ranking import IMAGE_ROWS, Scorer, read_chunks
 from safe_io.documents import choices, unknown
 from safe_io.errors import InputError
-
-if TYPE_CHECKING:
-    from fair_search.audit import Groups, QueryLabels
 
 COUNTS = ("short", "fallbacks", "below_floor", "above_ceiling")
 

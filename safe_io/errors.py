@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
+from safe_io.exit_codes import EXIT_BAD_INPUT, EXIT_INTERRUPTED, INTERRUPTED
+from safe_io.start import guard_end
+
 # New objects before Python looks for cycles among them. Imports make a million that stay: with the default of
 # 700 looking at them takes a tenth of a command's start.
 _OBJECTS_BEFORE_COLLECTION = 50_000
@@ -77,7 +78,7 @@ def run_main(main: Callable[[], int]) -> int:
         _say(f"error: {_one_line(error)}")
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        _say("interrupted: finished parts are kept; run the same command again to go on")
+        _say(INTERRUPTED)
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output (head, less) has gone; that is not our failure
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -96,8 +97,6 @@ def run_main(main: Callable[[], int]) -> int:
         _say("error: not enough memory; choose smaller sizes, or a machine with more")
         return EXIT_BAD_INPUT
     finally:
-        from safe_io.start import guard_end
-
         guard_end()
 
 

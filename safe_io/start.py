@@ -12,9 +12,7 @@ import sys
 from types import FrameType, TracebackType
 
 from safe_io.checkout import ROOT
-from safe_io.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED
-
-_INTERRUPTED = "interrupted: finished parts are kept; run the same command again to go on"
+from safe_io.exit_codes import EXIT_BAD_INPUT, EXIT_INTERRUPTED, INTERRUPTED
 
 
 def guard_start() -> None:
@@ -49,7 +47,7 @@ def _is_ours(module: str) -> bool:
 
 
 def _leave(_signal: int = 0, _frame: FrameType | None = None) -> None:
-    _exit(_INTERRUPTED, EXIT_INTERRUPTED)
+    _exit(INTERRUPTED, EXIT_INTERRUPTED)
 
 
 def _exit(line: str, code: int) -> None:

@@ -139,7 +139,7 @@ class _Download:
         if self.size:
             return (
                 f"{self._url}: the transfer was cut ({cut}) after {self.size} bytes, which are kept; "
-                f"run the same command again to go on"
+                f"run the same command again to continue"
             )
         self._discard()
         return f"{self._url} cannot be fetched ({cut}); {_BY_HAND}"

@@ -9,8 +9,9 @@ import torch
 from debiasing_methods.base import QueryGroup, Vanilla
 from debiasing_methods.projections import PrismMini
 from fair_search.ann import build_index, check_index, open_index, search_index, set_parameters
-from fair_search.audit import AuditedMethod, Groups, audit
+from fair_search.audit import AuditedMethod, audit
 from fair_search.audit_settings import AuditSettings
+from fair_search.groups import Groups
 from safe_io.errors import InputError
 
 faiss = pytest.importorskip(

@@ -7,8 +7,9 @@ import torch
 from debiasing_methods.base import QueryGroup, Vanilla
 from debiasing_methods.bend import BendVLM
 from debiasing_methods.projections import OrthProj, PrismMini
-from fair_search.audit import AuditedMethod, Groups, QueryLabels, audit, draw_reference
+from fair_search.audit import AuditedMethod, audit, draw_reference
 from fair_search.audit_settings import AuditSettings
+from fair_search.groups import Groups, QueryLabels
 from fair_search.judging import COLUMNS, RANDOM_ORDER
 from safe_io.errors import InputError
 

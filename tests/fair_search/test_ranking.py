@@ -9,7 +9,8 @@ import torch
 from debiasing_methods.base import IdentityTransform, Vanilla
 from debiasing_methods.registry import METHODS
 from fair_search import ranking
-from fair_search.audit import AuditedMethod, Groups, make_scorers
+from fair_search.audit import AuditedMethod, make_scorers
+from fair_search.groups import Groups
 from fair_search.ranking import Scorer, rank_images, read_chunks
 from safe_io.arrays import read_matrix
 from safe_io.errors import InputError

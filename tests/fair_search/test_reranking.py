@@ -14,7 +14,8 @@ from torch.nn.functional import normalize
 import audit_bias
 from debiasing_methods.base import QueryGroup, Vanilla
 from debiasing_methods.reranking import ALGORITHMS, exact_shares, rerank, uniform_shares
-from fair_search.audit import AuditedMethod, Groups, QueryLabels, audit
+from fair_search.audit import AuditedMethod, audit
+from fair_search.groups import Groups, QueryLabels
 from fair_search.judging import AuditSettings
 from fair_search.reranking import RerankOptions, rerank_names
 from safe_io.errors import InputError, run_main

@@ -17,7 +17,7 @@ from bias_evaluation.scoring.retrieval import evaluate_retrieval
 from bias_evaluation.scoring.ties import TiedScoresWarning
 from debiasing_methods.linalg import remove_span, span_basis, unit
 from debiasing_methods.registry import get_method
-from fair_search.audit import AuditedMethod, Groups, audit
+from fair_search.audit import AuditedMethod, audit
 from fair_search.audit_inputs import doubtful_groups, looks_missing
 from fair_search.audit_settings import AuditSettings
 from safe_io.documents import read_alike

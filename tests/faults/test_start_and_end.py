@@ -67,7 +67,7 @@ GUARD = "from safe_io.start import guard_start; guard_start(); import sys, time\
 def test_an_interrupt_is_one_line_from_the_first_import_to_the_end(code: str) -> None:
     done = interrupted(code, "now")
     assert done.returncode == 130
-    assert done.stderr == "interrupted: finished parts are kept; run the same command again to go on\n"
+    assert done.stderr == "interrupted: finished parts are kept; run the same command again to continue\n"
 
 
 def test_other_errors_of_a_start_keep_their_traceback() -> None:

@@ -54,7 +54,7 @@ def test_a_cut_transfer_is_kept_and_the_next_run_goes_on(server: Any, target: Pa
     server.files["/file.zip"].cuts = [300_000]
     message = failure(server, target)
     assert "closed early, 300000 of 512000 bytes" in message
-    assert "run the same command again to go on" in message
+    assert "run the same command again to continue" in message
     assert left(target.parent) == PARTIAL
     assert (target.parent / PARTIAL[0]).read_bytes() == BODY[:300_000]
     get(server, target)

@@ -11,8 +11,9 @@ from PIL import Image
 
 from debiasing_methods.base import QueryGroup, Vanilla
 from debiasing_methods.projections import OrthProj
-from fair_search.audit import Audit, AuditedMethod, Groups, QueryLabels, audit
+from fair_search.audit import Audit, AuditedMethod, audit
 from fair_search.audit_settings import AuditSettings
+from fair_search.groups import Groups, QueryLabels
 from fair_search.report.audit_page import audit_page
 from fair_search.report.audit_report import AuditReport, Pictures
 from fair_search.report.page import render
