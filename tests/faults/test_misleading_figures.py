@@ -20,6 +20,7 @@ from debiasing_methods.registry import get_method
 from fair_search.audit import AuditedMethod, audit
 from fair_search.audit_inputs import doubtful_groups, looks_missing
 from fair_search.audit_settings import AuditSettings
+from fair_search.groups import Groups
 from safe_io.documents import read_alike
 from safe_io.errors import run_main
 
