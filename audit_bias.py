@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bias_evaluation.datasets.rgb import Reading
-from fair_search.audit_options import build_parser, checked
+from fair_search.audit_options import build_parser, checked, default_options
 from fair_search.audit_settings import AuditSettings
 from fair_search.backbones import find_backbone
 from fair_search.cli import chosen_backbone
@@ -47,6 +48,7 @@ def run_audit(args: argparse.Namespace) -> int:
     from fair_search.audit import audit
     from fair_search.audit_files import first_on_all_line, means_table, write_audit
     from fair_search.audit_inputs import image_groups, query_labels, read_audit_queries, read_metadata_rows
+    from fair_search.audit_provenance import provenance
     from fair_search.audited_methods import load_audited_methods
     from fair_search.report.audit_report import AuditReport
     from fair_search.report.figures import display_name
@@ -97,10 +99,19 @@ def run_audit(args: argparse.Namespace) -> int:
         )
     notes = tuple(f"{display_name(name)} is left out: {why}." for name, why in left_out.items())
     report = AuditReport(found, _Names(args, metadata), args.title, pictures, notes, args.max_loss)
-    options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-    write_audit(
-        args.output_dir, report, digests=_digests(args, text, audited), options=options, left_out=left_out
+    digests = _digests(args, text, audited)
+    made_from = provenance(
+        args,
+        default_options(),
+        found,
+        embeddings.shape,
+        digests=digests,
+        recommended=report.verdict.recommendation.method,
+        weights=_weights(args.weights),
     )
+    report = replace(report, provenance=made_from)
+    options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    write_audit(args.output_dir, report, digests=digests, options=options, left_out=left_out)
     _warn_unreadable(report)
     print(*report.verdict.sentences, "", means_table(found), sep="\n")
     if found.first_on_all is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from debiasing_methods.reranking import ALGORITHMS
 from fair_search.audit_settings import DESIRED, MAX_LOSS, REFERENCE_PER_GROUP, SHOWN_IMAGES, UNITS
@@ -172,6 +173,11 @@ def _add_report_options(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="no audit: the report of main_eval.py's results, a folder of them or all_results.feather",
     )
+
+
+def default_options() -> dict[str, Any]:
+    """Values of all options that need not be given."""
+    return vars(build_parser().parse_args(["--output-dir", "."]))
 
 
 def checked(args: argparse.Namespace) -> argparse.Namespace:

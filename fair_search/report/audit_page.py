@@ -5,6 +5,7 @@ Symbols: K depth, C groups, M methods, Q queries.
 
 from __future__ import annotations
 
+from fair_search.audit import Audit
 from fair_search.fairness_metrics import METRICS
 from fair_search.report.audit_report import AuditReport
 from fair_search.report.contact_sheets import sheet_section
@@ -16,6 +17,7 @@ from fair_search.report.methods_section import (
     utility_section,
 )
 from fair_search.report.page import Cell, Definitions, Page, Section, Table, heat_style, number, value_cell
+from fair_search.report.provenance_section import provenance_section
 from fair_search.report.verdict_section import recommendation_section, worst_section
 
 
@@ -46,6 +48,7 @@ def audit_page(report: AuditReport) -> Page:
         *([_index_section(report)] if report.audit.approximate is not None else []),
         _data_section(report),
         _reading_section(report),
+        *([provenance_section(report.provenance)] if report.provenance is not None else []),
     ]
     return Page(
         report.title or f"Who is found? An audit of “{groups.attribute}”",
@@ -108,25 +111,34 @@ def _data_section(report: AuditReport) -> Section:
         (name, [Cell(f"{count:,}"), Cell(f"{count / total:.1%}"), Cell(f"{share:.1%}")])
         for name, count, share in zip(audit.groups.classes, audit.counts, desired, strict=True)
     ]
-    out = int((audit.groups.codes < 0).sum())
     notes = [f"{total:,} images could be retrieved."]
-    if out:
-        notes.append(
-            f"{out:,} images are left out: they have no value of “{audit.groups.attribute}”, or another."
-        )
-    if len(audit.reference_rows):
-        notes.append(
-            f"{len(audit.reference_rows):,} images, drawn at random from each group, were kept apart as the "
-            f"labelled images that BendVLM and BendSEM need. No method could retrieve them."
-        )
-    if audit.left_out_queries:
-        named = ", ".join(f"“{query}”" for query in audit.left_out_queries)
-        notes.append(f"Left out, since a method leaves nothing of them (they say the bias itself): {named}.")
+    if left_out := [*_left_out(audit), *report.notes]:
+        notes.append(" ".join(left_out))
     columns = ["Group", "Images", "Share", "Desired share"]
     tables = [Table("Groups", columns, rows)]
     if audit.first_on_all is not None:
         tables.append(_on_all_table(report))
-    return Section("The images", [*notes, *report.notes], tables)
+    return Section("The images", notes, tables)
+
+
+def _left_out(audit: Audit) -> list[str]:
+    """Say which images and queries are left out, a sentence each."""
+    sentences = []
+    if out := int((audit.groups.codes < 0).sum()):
+        sentences.append(
+            f"{out:,} images are left out: they have no value of “{audit.groups.attribute}”, or another."
+        )
+    if len(audit.reference_rows):
+        sentences.append(
+            f"{len(audit.reference_rows):,} images, drawn at random from each group, were kept apart as the "
+            f"labeled images that BendVLM and BendSEM need. No method could retrieve them."
+        )
+    if audit.left_out_queries:
+        named = ", ".join(f"“{query}”" for query in audit.left_out_queries)
+        sentences.append(
+            f"Left out, since a method leaves nothing of them (they say the bias itself): {named}."
+        )
+    return sentences
 
 
 def _on_all_table(report: AuditReport) -> Table:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from bias_evaluation.datasets.rgb import Reading
 from fair_search.audit import Audit
+from fair_search.audit_provenance import Provenance
 from fair_search.audit_settings import SHOWN_IMAGES
 from fair_search.verdict import Verdict, verdict
 
@@ -58,6 +59,8 @@ class AuditReport:
         Further sentences about the data.
     max_loss : float, optional
         As for `recommendation.recommend`.
+    provenance : Provenance, optional
+        What a command made the audit from.
     unreadable : list of str
         Filled by `audit_page`: images that could not be shown.
     """
@@ -68,6 +71,7 @@ class AuditReport:
     pictures: Pictures = field(default_factory=lambda: Pictures())
     notes: tuple[str, ...] = ()
     max_loss: float | None = None
+    provenance: Provenance | None = None
     unreadable: list[str] = field(default_factory=list)
 
     @property

@@ -79,15 +79,24 @@ class Definitions:
 
 
 @dataclass(frozen=True)
+class Command:
+    """A command line to copy, and what it does."""
+
+    title: str
+    text: str
+    kind: str = "command"
+
+
+@dataclass(frozen=True)
 class Section:
-    """A part of the report: title, paragraphs, then tables, figures and sheets.
+    """A part of the report: title, paragraphs, then tables, figures, sheets and commands.
 
     `folded` hides it until it is opened; `parts` are sections one level below.
     """
 
     title: str
     paragraphs: Sequence[str] = ()
-    blocks: Sequence[Table | Figure | Sheet | Definitions] = ()
+    blocks: Sequence[Table | Figure | Sheet | Definitions | Command] = ()
     parts: Sequence[Section] = ()
     folded: bool = False
 

@@ -88,7 +88,11 @@ def test_all_methods_side_by_side(system, search_world, tmp_path, capsys):
     assert record["groups"] == {"Female": 40, "Male": 20}
     trained = {f"weights of {name}" for name in METHODS if search_world.weights(name)}
     assert set(record["digests"]) == {"embeddings", "metadata", "queries", "text", "bias", *trained}
-    assert "data:image/jpeg" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "data:image/jpeg" in page
+    assert "python audit_bias.py --embeddings images.npy --metadata metadata.csv" in page
+    assert str(folder) not in page
+    assert record["digests"]["embeddings"][:16] in page
 
 
 def test_second_run_gives_the_same_files(system, tmp_path):
