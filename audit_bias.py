@@ -141,7 +141,9 @@ def _check_origin(args: argparse.Namespace, text: TextStore | None, metadata: pd
     columns = [args.path_column, "file_path", *([args.id_column] if args.id_column else [])]
     in_order = check_images(args.embeddings, metadata, args.metadata, columns)
     backbone = text.backbone if text else None
-    check_made_by(args.embeddings, backbone, table=None if in_order or args.ids else args.metadata)
+    unordered = None if in_order or args.ids else args.metadata
+    embedded = args.queries if args.queries.suffix.lower() in (".npy", ".safetensors") else None
+    check_made_by(args.embeddings, backbone, table=unordered, queries=embedded)
 
 
 def _say_groups(args: argparse.Namespace, groups: Groups) -> None:

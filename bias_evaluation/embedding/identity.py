@@ -14,6 +14,7 @@ from bias_evaluation.datasets.folder import read_manifest
 from bias_evaluation.embedding.pixels import DEFAULT, pixel_settings
 from bias_evaluation.grid.configs import Backbone
 from safe_io.digests import remembered_sha256
+from safe_io.documents import describe
 from safe_io.errors import InputError
 from safe_io.files import sha256_file, sha256_json
 from safe_io.notices import note_once
@@ -66,11 +67,14 @@ def model_facts(backbone: Backbone) -> dict[str, Any]:
         "weights": weights,
         "quick_gelu": backbone.quick_gelu,
         "digest": image_digest(backbone),
+        "text_digest": encoder_digest(backbone),
         "pixels": pixel_settings(backbone),
     }
 
 
-def check_made_by(path: Path, backbone: Backbone | None, *, table: Path | None = None) -> None:
+def check_made_by(
+    path: Path, backbone: Backbone | None, *, table: Path | None = None, queries: Path | None = None
+) -> None:
     """Compare the model that made image embeddings with the one that makes the text.
 
     Parameters
@@ -82,6 +86,8 @@ def check_made_by(path: Path, backbone: Backbone | None, *, table: Path | None =
     table : pathlib.Path, optional
         Metadata whose order could not be compared with that of the embeddings either
         (`bias_evaluation.datasets.folder.check_images`).
+    queries : pathlib.Path, optional
+        File of text embeddings, if queries come so; beside it the manifest that `debias_queries.py` writes.
 
     Raises
     ------
@@ -94,17 +100,31 @@ def check_made_by(path: Path, backbone: Backbone | None, *, table: Path | None =
     manifest that says it.
     """
     unchecked = [] if table is None else [f"whether the rows of {table} are in its order"]
-    if why := _model_unchecked(path, backbone):
+    if why := _model_unchecked(path, backbone, queries):
         unchecked.insert(0, f"whether it was made by the model of the text ({why})")
     if unchecked:
         note_once(f"{path}: cannot be checked: {', and '.join(unchecked)}")
 
 
-def _model_unchecked(path: Path, backbone: Backbone | None) -> str:
+def _model_unchecked(path: Path, backbone: Backbone | None, queries: Path | None) -> str:
     """Compare the models; return why they cannot be compared, empty if they could."""
     made_by = read_manifest(path).get("model")
     if not isinstance(made_by, dict) or "digest" not in made_by:
         return "no manifest beside it names its model"
+    if queries is not None:
+        facts = read_manifest(queries)
+        if (
+            facts.get("text_digest") is None
+            or not isinstance(facts.get("backbone"), dict)
+            or "text_digest" not in made_by
+        ):
+            return f"nothing beside {queries} names the model of the queries"
+        if facts["text_digest"] != made_by["text_digest"]:
+            raise InputError(
+                f"{path} was made by {_named(made_by)}, but the queries {queries} by another model "
+                f"({describe(facts['backbone'].get('name'))}); their similarities mean nothing"
+            )
+        return ""
     if backbone is None:
         return "the text does not name its model"
     if backbone.checkpoint is not None and not backbone.checkpoint.is_file():

@@ -254,6 +254,35 @@ def test_embeddings_without_a_manifest_are_taken_with_one_line(
     assert err.count("cannot be checked: whether it was made by the model of the text (no manifest") == 1
 
 
+def test_debiased_queries_of_another_model_are_refused(
+    embedded: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Queries that come as embeddings are compared by the manifests of both files."""
+    arguments = debias_with_pictures(embedded)
+    monkeypatch.setattr(World, "arguments", lambda _self, _command: arguments)
+    assert call(embedded, "debias")[0] == 0
+    monkeypatch.undo()
+    queries = embedded.root / "made" / "queries.npy"
+    rows = embedded.pictures / "CLIP_tiny_embeddings.npy"
+    audit = [
+        "--embeddings", rows, "--metadata", embedded.pictures / "metadata.feather", "--attribute", "color",
+        "--queries", queries, "--methods", "vanilla", "--k", 3, "--draws", 3,
+        "--output-dir", embedded.root / "audit",
+    ]  # fmt: skip
+    monkeypatch.setattr(World, "arguments", lambda _self, _command: [str(a) for a in audit])
+    code, err = call(embedded, "audit")
+    assert code == 0, err
+    assert "cannot be checked" not in err
+    manifest = rows.with_suffix(".manifest.json")
+    facts = json.loads(manifest.read_text())
+    facts["model"]["text_digest"] = "another"
+    manifest.write_text(json.dumps(facts))
+    code, err = call(embedded, "audit")
+    assert code == 2
+    assert "was made by 'tiny' (tiny_fault_clip.json, tiny.pt" in err
+    assert "by another model ('tiny_fault_clip')" in err
+
+
 def test_the_manifest_names_model_weights_and_pixel_settings(embedded: World) -> None:
     manifest = json.loads((embedded.pictures / "CLIP_tiny_embeddings.manifest.json").read_text())
     assert {k: manifest["model"][k] for k in ("name", "open_clip", "weights")} == {
