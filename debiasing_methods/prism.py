@@ -17,8 +17,9 @@ from debiasing_methods.transforms import LinearTransform
 class Prism(DebiasingMethod):
     """PRISM: map text and images so that what differs by the bias alone falls together.
 
-    Source: Molahasani et al. 2025, PRISM. Training minimises its ``L_pos + L_neg`` over sentences of the
-    setting; here the map is only used.
+    Source: PRISM, Molahasani et al., ICCV 2025, arXiv:2507.08979. Training minimises its
+    ``L_pos + L_neg`` over sentences of the setting
+    (`debiasing_methods.training.prism.prism_loss`); here the map is only used.
 
     Parameters
     ----------

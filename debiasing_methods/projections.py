@@ -174,7 +174,7 @@ def _candidate_differences(group: QueryGroup) -> Tensor:
 class PrismMini(DebiasingMethod):
     """PRISM-mini: remove the span of the spurious prompts from queries and images alike.
 
-    Source: Molahasani et al. 2025, PRISM, the variant without training.
+    Source: PRISM, Molahasani et al., ICCV 2025, arXiv:2507.08979; the variant without training.
 
     Notes
     -----

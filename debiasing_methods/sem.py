@@ -42,14 +42,25 @@ class Percentiles:
         return torch.searchsorted(self.sorted, values.T.contiguous(), right=False).T
 
     def score(self, values: Tensor) -> Tensor:
-        """F: the share of prompts strictly below, ``(rows, s)`` in the dtype of `values`."""
+        """F(v), and S_concept of a query's latents: the share of prompts strictly below (SEM, section 3).
+
+        Parameters
+        ----------
+        values : Tensor of shape (rows, s)
+
+        Returns
+        -------
+        Tensor of shape (rows, s)
+            Between 0 and 1, in the dtype of `values`.
+        """
         return self.count_below(values).to(values.dtype) / self.n
 
 
 def bias_scores(diverse: Percentiles, bias_latents: Sequence[Tensor]) -> Tensor:
     """S_bias: how specifically each latent answers to one bias class.
 
-    ``S_bias = max(0, max over c of min(g_c, r_c))``, of the scores of `class_scores`.
+    ``S_bias = max(0, max over c of min(g_c, r_c))``, of the scores of `class_scores` (SEM, arXiv:2603.19028,
+    section 3).
 
     Parameters
     ----------
@@ -195,8 +206,8 @@ class SparseEmbeddingModulation(DebiasingMethod):
         raise NotImplementedError
 
     def _weight(self, concept: Tensor, bias: Tensor | None) -> Tensor:
-        """Weigh by the concept scores and, where the variant has them, the bias scores."""
-        return (1 + concept - bias) ** 2
+        """Return w, of S_concept ``(Q, s)`` and, where the variant has it, S_bias ``(Q, s)``."""
+        raise NotImplementedError
 
 
 class SemI(SparseEmbeddingModulation):
@@ -220,6 +231,7 @@ class SemI(SparseEmbeddingModulation):
         return h, h
 
     def _weight(self, concept: Tensor, bias: Tensor | None) -> Tensor:
+        """Return ``w = S_concept²``."""
         return concept**2
 
 
@@ -246,9 +258,15 @@ class SemB(SparseEmbeddingModulation):
         h = self.sae.encode(group.queries)
         return h, h if group.concepts is None else self.sae.encode(group.concepts)
 
+    def _weight(self, concept: Tensor, bias: Tensor | None) -> Tensor:
+        """Return ``w = (1 + S_concept − S_bias)²``."""
+        return (1 + concept - bias) ** 2
 
-class SemBI(SparseEmbeddingModulation):
+
+class SemBI(SemB):
     """SEM_bi: bias prompts and paraphrases; ``w = (1 + F(med of the paraphrases' latents) − S_bias)²``.
+
+    The weight is SEM_b's, with S_concept of the paraphrases.
 
     Source: SEM, arXiv:2603.19028, full variant.
     """

@@ -197,7 +197,8 @@ class ResampledTransform(ImageTransform):
 class ZSDebias(DebiasingMethod):
     """ZSDebias: replace the bias half of an image's latents by noise.
 
-    Source: ZSDebias; the release of SEM (arXiv:2603.19028) compares with it and holds its weights.
+    Source: Jang, Jung and Wang, "Target Bias Is All You Need: Zero-Shot Debiasing of Vision-Language
+    Models with Bias Corpus", ICCV 2025. The release of SEM (arXiv:2603.19028) holds weights of it.
 
     Parameters
     ----------

@@ -34,7 +34,8 @@ def prism_loss(mapped: Tensor, n_positives: int) -> Tensor:
 
     Notes
     -----
-    Source: Molahasani et al. 2025, PRISM.
+    Source: PRISM, Molahasani et al., ICCV 2025, arXiv:2507.08979: its latent-space debiasing
+    loss.
     """
     positives, negatives = mapped[..., :n_positives, :], mapped[..., n_positives:, :]
     apart = 1 - torch.linalg.vector_norm(positives.mean(-2), dim=-1)

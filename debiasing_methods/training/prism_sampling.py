@@ -125,8 +125,9 @@ def published_sampling(sizes: TextSetSizes, num_samples: int, seed: int) -> Pris
 
     Notes
     -----
-    Source: Molahasani et al. 2025, PRISM, as published with SEM: with the same text embeddings the maps that
-    its code trained come out. It trained for one epoch; here each of several seeds its order anew.
+    Source: PRISM (Molahasani et al., ICCV 2025, arXiv:2507.08979), as published with SEM: with the same text
+    embeddings the maps that its code trained come out. It trained for one epoch; here
+    each of several seeds its order anew.
     """
 
     def draw(choices: Tensor) -> Tensor:  # (…): how many there are to choose from, entry by entry

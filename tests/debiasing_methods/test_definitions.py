@@ -50,6 +50,7 @@ def naive_zsdebias(world, group):
 
 
 def naive_orth_proj(world, group):
+    """Chuang et al. 2023, eq. 1."""
     return n(n(array(group.queries)) @ complement(n(array(group.spurious))))
 
 
@@ -90,9 +91,11 @@ class NaiveSEM:
         return np.array([np.maximum(self.we @ (row - self.pre) + self.be, 0) for row in array(x)])
 
     def share_below(self, rows, v):
+        """F(v), which is S_concept of a query's latents."""
         return np.array([sum(row[j] < v[j] for row in rows) / len(rows) for j in range(len(v))])
 
     def bias(self, prompts):
+        """S_bias = max(0, max over c of min(g_c, r_c)) (SEM, section 3)."""
         latents = [self.latents(p) for p in prompts]
         best = np.zeros(len(self.be))
         for c, own in enumerate(latents):
@@ -111,11 +114,13 @@ class NaiveSEM:
 
 
 def naive_sem_i(world, group):
+    """SEM_i: w = S_concept²."""
     sem = NaiveSEM(world)
     return np.array([sem.decode(h, sem.share_below(sem.a, h) ** 2) for h in sem.paraphrases(group)])
 
 
 def naive_sem_b(world, group):
+    """SEM_b: w = (1 + S_concept − S_bias)²."""
     sem = NaiveSEM(world)
     bias = sem.bias(group.bias_prompts)
     return np.array(
@@ -124,6 +129,7 @@ def naive_sem_b(world, group):
 
 
 def naive_sem_bi(world, group):
+    """SEM_bi: w = (1 + S_concept − S_bias)², with S_concept of the paraphrases."""
     sem = NaiveSEM(world)
     bias, medians = sem.bias(group.bias_prompts), sem.paraphrases(group)
     return np.array(

@@ -222,6 +222,7 @@ def naive_loss(w: Tensor, samples: Tensor, n_positives: int) -> tuple[Tensor, Te
 
 @pytest.mark.parametrize(("n_positives", "n_negatives"), [(2, 2), (7, 2), (3, 4)])
 def test_loss_and_gradient_are_those_of_the_naive_loops(n_positives: int, n_negatives: int) -> None:
+    """L_pos + L_neg of PRISM (arXiv:2507.08979)."""
     generator = torch.Generator().manual_seed(n_positives)
     d, b, m = 9, 5, 3
     maps = torch.randn(m, d, d, generator=generator, dtype=torch.float64)

@@ -128,6 +128,7 @@ def test_wrong_configurations_are_refused(wrong, message):
 
 @pytest.mark.parametrize("levels", [(2, 5, 24), (3,), (24,), (1, 2, 3, 23)])
 def test_loss_and_gradients_are_those_of_the_definition(parameters, embeddings, levels):
+    """L = Σ_k w_k · mean((W_d z_k + b_pre − x)²) (MSAE, arXiv:2502.20578)."""
     x = embeddings[:7].double()
     weights = tuple(float(w) for w in range(len(levels), 0, -1))
     loss = matryoshka_loss(x, parameters, levels, weights)
@@ -677,7 +678,7 @@ def test_bad_prompt_lists_are_one_line(tmp_path, capsys, name, content, message)
         (["--lr", "-1"], "lr must be a number above 0"),
         (["--holdout", "1"], "holdout must be at least 0 and below 1"),
         (["--holdout", "0.999"], "leaves none of 90 rows"),
-        (["--checkpoint-seconds", "-1"], "checkpoint_seconds must be at least 0"),
+        (["--checkpoint-seconds", "-1"], "--checkpoint-seconds must be at least 0"),
         (["--format", "safetensors"], r"must end in \.safetensors for --format safetensors"),
         (["--output", "model.bin"], r"model\.bin: the name must end in \.pth or \.safetensors"),
     ],

@@ -101,6 +101,7 @@ def test_dropout():
 
 
 def test_bias_targets_are_means_of_the_nearest_sentences(monkeypatch):
+    """b(x) of ZSDebias, the bias target."""
     monkeypatch.setattr(optimization, "IMAGE_ROWS", 7)  # 20 images: whole steps and a rest
     images, sentences = images_of(20), 3 * corpus()
     for x, b in zip(images, bias_targets(images, sentences), strict=True):
@@ -137,6 +138,7 @@ def _naive_loss(model: TrainableVAE, x: Tensor, b: Tensor, order: str, kl_weight
 
 @pytest.mark.parametrize("order", SHUFFLE_ORDERS)
 def test_loss_is_its_definition(order):
+    """The loss L of ZSDebias: reconstruction, two CKA terms, two shuffle terms, β·KL."""
     model, x = TrainableVAE(DIM, generator_of()).eval(), images_of(25)
     b = bias_targets(x, corpus())
     with torch.no_grad(), torch.random.fork_rng():
