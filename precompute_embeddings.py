@@ -95,6 +95,13 @@ def build_parser() -> ArgumentParser:
         help="lay transparent images on white; by default the colors below their transparency show",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace embeddings that are there")
+    parser.add_argument(
+        "--residuals",
+        action="store_true",
+        help="also store what the last block gives for each image, before the projection, and the layers "
+        "after it: for --uncertainty and debiaslens-t, -i, -it (ViTs; docs/uncertainty.md). Takes a second "
+        "pass over the images",
+    )
     group = parser.add_argument_group("more than one process (docs/scale.md)")
     add_engine_options(group)
     group.add_argument(
@@ -117,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.batch_size < 1 or workers < 0:
         raise InputError("--batch-size must be at least 1 and --workers at least 0")
     part = check_engine_options(args)
+    _check_residuals(args)
     backbone = get_backbone(args.backbone, args.backbones_file)
     check_device(args.device)
     existing_checkpoint(backbone)  # before the metadata, which is written
@@ -136,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         source = read_manifest(kept).get("source")
         made = f"imported from {source}" if source else "made from the same model, precision and images"
         print(f"kept {kept}: {made}")
-        return 0
+        return store_residuals(args, backbone, metadata, reading) if args.residuals else 0
     options = {
         "precision": args.precision,
         "reading": reading,
@@ -160,6 +168,49 @@ def main(argv: Sequence[str] | None = None) -> int:
         **options,
     )
     print(f"wrote {target}" if part is None else f"wrote part {part} into {target}; --join puts all together")
+    if args.residuals:
+        metadata = read_or_build_metadata(args)  # without the rows that were skipped
+        return store_residuals(args, backbone, metadata, reading, encoder)
+    return 0
+
+
+def _check_residuals(args: argparse.Namespace) -> None:
+    """Raise if residuals are asked for in a way that they cannot be made."""
+    if args.residuals and (args.shard or args.join or args.engine != "local"):
+        raise InputError("--residuals runs in one process: leave out --shard, --join and --engine ray")
+    if args.residuals and args.precision != "fp32":
+        raise InputError("--residuals needs --precision fp32: embeddings are made from them again")
+
+
+def store_residuals(
+    args: argparse.Namespace,
+    backbone: Backbone,
+    metadata: pd.DataFrame,
+    reading: Reading,
+    encoder: Encoder | None = None,
+) -> int:
+    """Store the residuals beside the embeddings; returns the exit code."""
+    from bias_evaluation.datasets.folder import head_path
+    from bias_evaluation.embedding.encoder import Encoder
+    from bias_evaluation.embedding.image_embeddings import embed_dataset, find_embeddings
+
+    found = None
+    if not args.overwrite:
+        found = find_embeddings(backbone, args.dataset_path, metadata, "fp32", reading, residuals=True)
+    if found:
+        print(f"kept {found}: made from the same model and images")
+        return 0
+    target = embed_dataset(
+        encoder or Encoder(backbone, device=args.device),
+        args.dataset_path,
+        metadata,
+        batch_size=args.batch_size,
+        workers=usable_cores() if args.workers is None else args.workers,
+        reading=reading,
+        overwrite=args.overwrite,
+        residuals=True,
+    )
+    print(f"wrote {target} and {head_path(target).name}")
     return 0
 
 

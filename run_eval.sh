@@ -7,6 +7,7 @@
 #   bash run_eval.sh --skip-missing                all for which everything is there
 #   bash run_eval.sh --prompts official            with the release's prompts, once they are imported
 #   bash run_eval.sh --settings waterbirds --backbone ViT-B-16 --methods vanilla sem-bi
+#   bash run_eval.sh --methods debiaslens-e            methods beyond the paper's (config/methods.yml lists all)
 #
 # Arguments go to main_eval.py (--help lists them); they select from all four datasets together.
 # PYTHON      interpreter (default: .venv/bin/python, else python3)
@@ -17,4 +18,6 @@ if [ -z "${PYTHON:-}" ]; then
     [ -x .venv/bin/python ] && PYTHON=.venv/bin/python || PYTHON=python3
 fi
 exec "$PYTHON" main_eval.py \
-    --config config/celeba.yml config/fairface.yml config/utkface.yml config/waterbirds.yml "$@"
+    --config config/celeba.yml config/fairface.yml config/utkface.yml config/waterbirds.yml \
+    --methods vanilla roboshot sem-i orth-proj prism-mini sem-b zsdebias orth-cali sem-bi prism bendvlm bendsem-bi \
+    "$@"

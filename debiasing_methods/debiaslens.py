@@ -130,7 +130,7 @@ class DeBiasLensEmbedding(DebiasingMethod):
     tau : float
         τ in (0, 1].
     neurons : str
-        'top1', 'all', or 'none': the control, reconstruction only.
+        'top1', 'all', or 'none': the control, reconstruction only (`DeBiasLensControl`).
 
     Notes
     -----
@@ -175,8 +175,30 @@ class DeBiasLensEmbedding(DebiasingMethod):
         ]
 
     def _choose(self, bias_prompts: Sequence[Tensor]) -> Tensor:
-        """Choose Z by the latents of the bias prompts."""
+        """Choose Z by the latents of the bias prompts; the control needs none."""
+        if self.neurons == "none":
+            return choose_neurons([], "none")
         labels = torch.cat([torch.full((len(p),), g) for g, p in enumerate(bias_prompts)])
         activations = self.sae.encode(torch.cat(list(bias_prompts)))
         sets = group_neurons(activations, labels.to(activations.device), len(bias_prompts), self.tau)
         return choose_neurons(sets, self.neurons)
+
+
+class DeBiasLensControl(DeBiasLensEmbedding):
+    """The control beside `DeBiasLensEmbedding`: the same mix with the reconstruction, no neuron switched off.
+
+    What a result of DeBiasLens owes to the neurons is its difference from this one.
+
+    Parameters
+    ----------
+    sae : SparseAutoencoder
+    alpha : float
+        α in [0, 1].
+    """
+
+    name = "debiaslens-e-control"
+    display_name = "DeBiasLens-e, reconstruction only"
+    needs = frozenset()
+
+    def __init__(self, *, sae: SparseAutoencoder, alpha: float = ALPHA) -> None:
+        super().__init__(sae=sae, alpha=alpha, neurons="none")

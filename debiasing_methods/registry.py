@@ -14,12 +14,12 @@ GROUPS: Mapping[str, str] = {
     "bias-prompts": "Bias prompts only",
     "both-prompts": "Bias prompts + input-specific prompts",
     "labelled-images": "Bias prompts + input-specific prompts + labelled images",
+    "inside-encoder": "Inside the encoder",
     "after-ranking": "After ranking",
 }
 """Groups of the tables' rows, by what a method needs beside the query: key → title, in the tables' order."""
 
-# To add a method: its file, a line here, an entry in config/methods.yml.
-_CLASSES = (
+_PAPER_CLASSES = (
     "debiasing_methods.base:Vanilla",
     "debiasing_methods.roboshot:RoboShot",
     "debiasing_methods.sem:SemI",
@@ -32,6 +32,12 @@ _CLASSES = (
     "debiasing_methods.prism:Prism",
     "debiasing_methods.bend:BendVLM",
     "debiasing_methods.bend:BendSemBI",
+)
+
+# To add a method: its file, a line here, an entry in config/methods.yml.
+_FURTHER_CLASSES = (
+    "debiasing_methods.debiaslens:DeBiasLensEmbedding",
+    "debiasing_methods.debiaslens:DeBiasLensControl",
 )
 
 METHODS: dict[str, type[DebiasingMethod]] = {}
@@ -156,5 +162,10 @@ def import_method(entry: str) -> type[DebiasingMethod]:
     return register(getattr(module, class_name))
 
 
-for _entry in _CLASSES:
+for _entry in (*_PAPER_CLASSES, *_FURTHER_CLASSES):
     import_method(_entry)
+
+PAPER: tuple[str, ...] = tuple(
+    name for name, cls in METHODS.items() if f"{cls.__module__}:{cls.__qualname__}" in _PAPER_CLASSES
+)
+"""Result names of the methods of the SEM paper, in the order of its tables."""

@@ -33,6 +33,16 @@ def embeddings_name(backbone: str) -> str:
     return f"CLIP_{backbone}_embeddings.npy"
 
 
+def residuals_name(backbone: str) -> str:
+    """File name of what a backbone's last block gives for each image, before the projection."""
+    return f"CLIP_{backbone}_residuals.npy"
+
+
+def head_path(residuals: Path) -> Path:
+    """File beside residuals that holds the layers after them."""
+    return residuals.with_suffix(".head.npz")
+
+
 def manifest_path(target: Path) -> Path:
     """File beside an embedding file that says what it was made from."""
     return target.with_suffix(".manifest.json")

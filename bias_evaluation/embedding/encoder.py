@@ -14,8 +14,10 @@ from torch import Tensor
 
 from bias_evaluation.embedding.open_clip_model import build_model
 from bias_evaluation.embedding.pixels import pixel_settings
+from bias_evaluation.embedding.residuals import image_head, image_residuals, text_head
 from bias_evaluation.embedding.text_tower import encode_tokens
 from bias_evaluation.grid.configs import PRECISIONS, Backbone
+from debiasing_methods.encoder_head import EncoderHead
 from safe_io.arrays import check_rows
 from safe_io.errors import InputError
 
@@ -68,8 +70,20 @@ class Encoder:
         settings = pixel_settings(self.backbone)
         return image_transform(self.model.visual.image_size, is_train=False, **settings)
 
+    @cached_property
+    def image_head(self) -> EncoderHead:
+        """Last layers of the image tower; `InputError` if it does not end in a token and a projection."""
+        return image_head(self.model, self.backbone.name)
+
+    @cached_property
+    def text_head(self) -> EncoderHead:
+        """Last layers of the text tower; `InputError` as for `image_head`."""
+        return text_head(self.model, self.backbone.name)
+
     @torch.inference_mode()
-    def encode_text(self, prompts: Sequence[str], *, progress: bool = False) -> Tensor:
+    def encode_text(
+        self, prompts: Sequence[str], *, progress: bool = False, residuals: bool = False
+    ) -> Tensor:
         """Encode text.
 
         Parameters
@@ -78,6 +92,8 @@ class Encoder:
             P prompts, at least one.
         progress : bool
             Show a progress bar.
+        residuals : bool
+            Return what `text_head` makes embeddings from, ``(P, w)``.
 
         Returns
         -------
@@ -89,7 +105,10 @@ class Encoder:
         InputError
             An embedding is NaN, infinite or all zero; the line names the backbone and the prompt.
         """
-        embeddings = encode_tokens(self.model, self._tokenize(list(prompts)), self.device, progress=progress)
+        if residuals:
+            _ = self.text_head  # raises if there are none
+        tokens = self._tokenize(list(prompts))
+        embeddings = encode_tokens(self.model, tokens, self.device, progress=progress, residuals=residuals)
         check_rows(
             embeddings,
             f"text embeddings of backbone '{self.backbone.name}'",
@@ -109,11 +128,16 @@ class Encoder:
         return ((added != added[0]) | (last != last[0]))[1:].tolist()
 
     @torch.inference_mode()
-    def encode_images(self, images: Tensor) -> Tensor:
-        """Raw embeddings ``(n, d)``, float32 on the CPU, of a preprocessed batch ``(n, 3, H, W)``."""
+    def encode_images(self, images: Tensor, *, residuals: bool = False) -> Tensor:
+        """Raw embeddings ``(n, d)``, float32 on the CPU, of a preprocessed batch ``(n, 3, H, W)``.
+
+        With `residuals`, what `image_head` makes them from, ``(n, w)``.
+        """
         images = images.to(
             device=self.device, dtype=self.dtype, memory_format=torch.channels_last, non_blocking=True
         )
+        if residuals:
+            return image_residuals(self.model, images).float().cpu()
         return self.model.encode_image(images).float().cpu()
 
 

@@ -22,9 +22,11 @@ from tqdm import tqdm
 from bias_evaluation.datasets.folder import (
     RELEASE,
     embeddings_name,
+    head_path,
     images_digest,
     manifest_path,
     read_manifest,
+    residuals_name,
 )
 from bias_evaluation.datasets.image_loading import (
     Batch,
@@ -38,8 +40,10 @@ from bias_evaluation.datasets.tar_images import TarRows, in_tars
 from bias_evaluation.embedding.encoder import Encoder
 from bias_evaluation.embedding.engines import Part
 from bias_evaluation.embedding.identity import image_digest, model_facts
+from bias_evaluation.embedding.residuals import write_head
 from bias_evaluation.embedding.shards import Shards, Unreadable, joined_path, parts_folder
 from bias_evaluation.grid.configs import Backbone
+from debiasing_methods.encoder_head import EncoderHead
 from safe_io.arrays import check_rows, float_rows
 from safe_io.errors import InputError
 from safe_io.files import read_json, sha256_json, write_json
@@ -47,6 +51,7 @@ from safe_io.locks import exclusive, remove_abandoned
 from safe_io.provenance import versions
 
 SHARD_ROWS = 4096
+_NAMES = {"embeddings": embeddings_name, "residuals": residuals_name}
 # Always the same columns in the same places; the rate stays images a second where a model is slower than one.
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
 
@@ -90,6 +95,8 @@ def embed_dataset(
     progress: bool = True,
     stream: Stream | None = None,
     part: Part | None = None,
+    residuals: bool = False,
+    into: Path | None = None,
 ) -> Path:
     """Embed every image of a dataset, or a part of them.
 
@@ -120,11 +127,17 @@ def embed_dataset(
         Computes the batches in place of this process, which then uses the encoder's preprocessing alone.
     part : Part, optional
         Write the shards of this part alone, and join nothing: `join_dataset` does when all are there.
+    residuals : bool
+        Store what the last block gives at the pooled token, and the layers after it beside them. In this
+        process, without parts.
+    into : pathlib.Path, optional
+        Folder that is written into; the dataset folder by default.
 
     Returns
     -------
     pathlib.Path
-        ``CLIP_<backbone>_embeddings.npy``, ``(N, d)``, raw; with `part` the folder of the shards.
+        ``CLIP_<backbone>_embeddings.npy``, ``(N, d)``, raw; with `residuals`
+        ``CLIP_<backbone>_residuals.npy``, ``(N, w)``; with `part` the folder of the shards.
 
     Raises
     ------
@@ -133,9 +146,13 @@ def embed_dataset(
         there already, an embedding is not finite, a decoding process was ended from outside, or another
         process is making the same file.
     """
-    if not overwrite and (done := find_embeddings(encoder.backbone, folder, metadata, precision, reading)):
+    kind = {"residuals": residuals, "into": into}
+    if not overwrite and (
+        done := find_embeddings(encoder.backbone, folder, metadata, precision, reading, **kind)
+    ):
         return done
-    run = _Run(encoder.backbone, folder, metadata, precision, reading)
+    head = encoder.image_head if residuals else None
+    run = _Run(encoder.backbone, folder, metadata, precision, reading, head, into)
     with nullcontext() if part else exclusive(run.target):  # parts are written by many
         if part is None and run.finish_killed():
             return run.target
@@ -144,7 +161,7 @@ def embed_dataset(
         shards.forget_unreadable(mine)
         todo = sorted(set(shards.todo()) & set(mine), key=lambda rows: rows.start)
         images, n = run.images(encoder.preprocess), sum(map(len, mine))
-        stream = stream or local_stream(encoder, workers)
+        stream = stream or local_stream(encoder, workers, residuals=residuals)
         with dead_workers_as_input_errors():
             _embed_shards(stream, images, shards, todo, n, batch_size, run.target.name, progress)
         return run.finish(shards, skip_unreadable) if part is None else shards.folder
@@ -184,17 +201,22 @@ class _Run:
         metadata: pd.DataFrame,
         precision: str,
         reading: Reading | None,
+        head: EncoderHead | None = None,
+        into: Path | None = None,
     ) -> None:
         self._backbone, self._folder, self._metadata, self._precision = backbone, folder, metadata, precision
         self._reading = reading or Reading()
         self._paths = _image_paths(folder, metadata)
-        self._identity = _identity(backbone, precision, self._paths, self._reading)
-        self.target = folder / embeddings_name(backbone.name)
+        self._head = head
+        of = "embeddings" if head is None else "residuals"
+        self._identity = _identity(backbone, precision, self._paths, self._reading, of)
+        self.target = (into or folder) / _NAMES[of](backbone.name)
 
     def shards(self, *, shared: bool) -> Shards:
         """Open the folder of shards."""
         dtype = np.dtype(np.float32 if self._precision == "fp32" else np.float16)
-        shape = {"n": len(self._paths), "dim": self._backbone.dim, "shard_rows": SHARD_ROWS}
+        dim = self._backbone.dim if self._head is None else self._head.width
+        shape = {"n": len(self._paths), "dim": dim, "shard_rows": SHARD_ROWS}
         return Shards(self.target, self._identity, dtype=dtype, shared=shared, **shape)
 
     def images(self, preprocess: Callable) -> ImageRows:
@@ -219,9 +241,11 @@ class _Run:
         facts = {"digest": digest, "images": images_digest(self._metadata[keep])}
         facts["model"] = model_facts(self._backbone)
         facts["reading"] = self._reading._asdict()
+        if self._head is not None:
+            write_head(head_path(target), self._head)
         write_json(manifest_path(target), {**facts, "precision": self._precision, **versions()})
         if bad:
-            _drop_rows(folder, self._metadata, keep, bad)
+            _drop_rows(target.parent, self._metadata, keep, bad)
         joined.replace(target)
         shards.discard()
         return target
@@ -246,6 +270,9 @@ def find_embeddings(
     metadata: pd.DataFrame,
     precision: str = "fp32",
     reading: Reading | None = None,
+    *,
+    residuals: bool = False,
+    into: Path | None = None,
 ) -> Path | None:
     """Look for a dataset's embeddings, which need the backbone's checkpoint but not the model itself.
 
@@ -260,6 +287,10 @@ def find_embeddings(
         'fp32', 'fp16' or 'bf16'.
     reading : Reading, optional
         How pictures are read; as CLIP's preprocessing by default.
+    residuals : bool
+        Look for the residuals instead.
+    into : pathlib.Path, optional
+        Folder of the file; the dataset folder by default.
 
     Returns
     -------
@@ -273,13 +304,14 @@ def find_embeddings(
         The file was made from something else, or does not say from what.
     """
     paths = _image_paths(folder, metadata)
-    target = folder / embeddings_name(backbone.name)
+    of = "residuals" if residuals else "embeddings"
+    target = (into or folder) / _NAMES[of](backbone.name)
     if not target.is_file():
         return None
     manifest = read_manifest(target)
     imported = manifest.get("source") == RELEASE and manifest.get("images") == images_digest(metadata)
     if not imported and manifest.get("digest") != sha256_json(
-        _identity(backbone, precision, paths, reading or Reading())
+        _identity(backbone, precision, paths, reading or Reading(), of)
     ):
         _check_current(folder, metadata)
         raise InputError(
@@ -287,7 +319,7 @@ def find_embeddings(
             f"manifest); pass --overwrite to replace it"
         )
     shutil.rmtree(parts_folder(target), ignore_errors=True)  # of a run that was killed as it finished
-    remove_abandoned(folder)
+    remove_abandoned(target.parent)
     return target
 
 
@@ -309,22 +341,25 @@ def _image_paths(folder: Path, metadata: pd.DataFrame) -> list[str]:
     return metadata["file_path"].astype(str).tolist()
 
 
-def _identity(backbone: Backbone, precision: str, paths: list[str], reading: Reading) -> dict[str, object]:
-    """Collect what decides the embeddings."""
+def _identity(
+    backbone: Backbone, precision: str, paths: list[str], reading: Reading, of: str
+) -> dict[str, object]:
+    """Collect what decides the embeddings, or the residuals."""
     special = {"reading": reading._asdict()} if any(reading) else {}
+    special |= {"of": of} if of != "embeddings" else {}
     return {"model": image_digest(backbone), "precision": precision, "images": paths, **special}
 
 
 # --- computing --------------------------------------------------------------------------------------------
 
 
-def local_stream(encoder: Encoder, workers: int) -> Stream:
+def local_stream(encoder: Encoder, workers: int, *, residuals: bool = False) -> Stream:
     """Compute batches here, in order, with one loader for all of them."""
 
     def stream(images: ImageRows, batches: Sequence[range], dtype: np.dtype) -> Iterator[Embedded]:
         with closing(read_batches(images, batches, workers=workers, device=encoder.device)) as loader:
             for batch in loader:
-                yield encode_batch(encoder, batch, images.name, dtype)
+                yield encode_batch(encoder, batch, images.name, dtype, residuals=residuals)
 
     return stream
 
@@ -384,7 +419,9 @@ def _write_shard(shards: Shards, rows: range, batches: Sequence[Embedded]) -> No
     shards.write(rows, embeddings, sorted(entry for batch in batches for entry in batch.unreadable))
 
 
-def encode_batch(encoder: Encoder, batch: Batch, name: Callable[[int], str], dtype: np.dtype) -> Embedded:
+def encode_batch(
+    encoder: Encoder, batch: Batch, name: Callable[[int], str], dtype: np.dtype, *, residuals: bool = False
+) -> Embedded:
     """Embed a batch as it is stored, after a check that each row is finite and not zero.
 
     Raises
@@ -394,7 +431,7 @@ def encode_batch(encoder: Encoder, batch: Batch, name: Callable[[int], str], dty
     """
     if batch.images is None:
         return Embedded([], np.empty((0, encoder.backbone.dim), dtype), batch.unreadable)
-    stored = encoder.encode_images(batch.images).numpy()
+    stored = encoder.encode_images(batch.images, **({"residuals": True} if residuals else {})).numpy()
     with np.errstate(over="ignore"):  # an overflow is found below
         stored = stored.astype(dtype, copy=False)
     check_rows(

@@ -40,6 +40,9 @@ class TextStore:
     given : pathlib.Path, optional
         A file that supplies the embeddings (``--text-embeddings``): arrays `prompts` (P,) and `embeddings`
         (P, d), raw. No model is loaded then, and a prompt that is not in it is an error.
+    residuals : bool
+        Keep what the last block of the text tower gives at the pooled token, ``(P, w)``, and not the
+        embeddings (`Encoder.encode_text`); `dim` is then known when the first prompt is.
 
     Attributes
     ----------
@@ -61,16 +64,18 @@ class TextStore:
         *,
         device: str = "cpu",
         given: Path | None = None,
+        residuals: bool = False,
     ) -> None:
         if backbone is None and given is None:
             raise InputError("text needs a backbone or a file of text embeddings; give one")
         check_device(device)
-        self.backbone, self.given, self.device = backbone, given, device
+        self.backbone, self.given, self.device, self._residuals = backbone, given, device, residuals
         self.path = given
         if given is None and cache_dir is not None:
-            self.path = cache_dir / f"CLIP_{backbone.name}_{self.digest[:12]}.npz"
+            suffix = "_residuals" if residuals else ""
+            self.path = cache_dir / f"CLIP_{backbone.name}_{self.digest[:12]}{suffix}.npz"
             remove_abandoned(cache_dir)
-        self.dim = backbone.dim if backbone else None
+        self.dim = backbone.dim if backbone and not residuals else None
         self._rows: dict[str, int] = {}
         self._embeddings = torch.empty(0, self.dim or 0)
         if given is not None:
@@ -101,6 +106,7 @@ class TextStore:
     def _add(self, prompts: Sequence[str], embeddings: Tensor) -> None:
         start = len(self._rows)
         self._rows.update({prompt: start + i for i, prompt in enumerate(prompts)})
+        self.dim = embeddings.shape[1] if self.dim is None else self.dim
         self._embeddings = torch.cat([self._embeddings.reshape(start, self.dim), embeddings])
 
     def missing(self, prompts: Iterable[str]) -> list[str]:
@@ -119,14 +125,17 @@ class TextStore:
         if not missing:
             return
         if self.path is None:
-            self.keep(missing, self.encoder.encode_text(missing))
+            self.keep(missing, self._encode(self.encoder, missing))
             return
         with claim(self.path, wait=True):  # another run may be writing the same file
             self._read()
             if missing := self.missing(missing):
                 # The next run reads these from disk, and so does most of this one: no model stays in memory.
                 encoder = Encoder(self.backbone, device=self.device)
-                self.keep(missing, encoder.encode_text(missing, progress=len(missing) > SHOW_PROGRESS_FROM))
+                self.keep(missing, self._encode(encoder, missing, progress=len(missing) > SHOW_PROGRESS_FROM))
+
+    def _encode(self, encoder: Encoder, prompts: Sequence[str], **options: bool) -> Tensor:
+        return encoder.encode_text(prompts, **options, **({"residuals": True} if self._residuals else {}))
 
     def _missing(self, prompts: Iterable[str]) -> list[str]:
         """Find what has to be encoded; `InputError` if nothing can be."""
@@ -165,7 +174,7 @@ class TextStore:
         rows, embeddings = self._rows, self._embeddings
         if not keep and (missing := self._missing(prompts)):
             rows = rows | {prompt: len(rows) + i for i, prompt in enumerate(missing)}
-            embeddings = torch.cat([embeddings, self.encoder.encode_text(missing)])
+            embeddings = torch.cat([embeddings, self._encode(self.encoder, missing)])
         return embeddings[[rows[p] for p in prompts]]
 
     def too_long(self, prompts: Sequence[str]) -> int:

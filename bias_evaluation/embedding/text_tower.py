@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from bias_evaluation.embedding.residuals import padded_text_residuals
+
 # Larger packs share more, but attention within a pack grows with the square of its size.
 PACK_TOKENS = 256
 PADDED_BATCH = 256
@@ -77,7 +79,9 @@ def _is_causal(mask: Tensor | None, length: int) -> bool:
     return torch.equal(mask, causal)
 
 
-def encode_tokens(model: nn.Module, tokens: Tensor, device: str, *, progress: bool = False) -> Tensor:
+def encode_tokens(
+    model: nn.Module, tokens: Tensor, device: str, *, progress: bool = False, residuals: bool = False
+) -> Tensor:
     """Encode tokenized prompts.
 
     Parameters
@@ -90,6 +94,9 @@ def encode_tokens(model: nn.Module, tokens: Tensor, device: str, *, progress: bo
         Where the model is.
     progress : bool
         Show a progress bar.
+    residuals : bool
+        Return what the last block gives at the pooled token, ``(P, w)``, and not the embeddings; for the
+        towers that `residuals.text_head` takes.
 
     Returns
     -------
@@ -98,7 +105,10 @@ def encode_tokens(model: nn.Module, tokens: Tensor, device: str, *, progress: bo
         rounding only: in float32 by less than 1e-6 of its norm.
     """
     tower = causal_tower(model)
-    parts = _padded(model, tokens, device) if tower is None else _packed(tower, tokens, device)
+    if tower is None:
+        parts = _padded(model, tokens, device, residuals)
+    else:
+        parts = _packed(tower, tokens, device, residuals)
     rows, embeddings = [], []
     with tqdm(total=len(tokens), desc="encoding text", unit="prompt", disable=not progress) as bar:
         for part_rows, part in parts:
@@ -108,18 +118,24 @@ def encode_tokens(model: nn.Module, tokens: Tensor, device: str, *, progress: bo
     return torch.cat(embeddings)[torch.cat(rows).argsort()]
 
 
-def _padded(model: nn.Module, tokens: Tensor, device: str) -> Iterator[tuple[Tensor, Tensor]]:
+def _padded(
+    model: nn.Module, tokens: Tensor, device: str, residuals: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Rows and their embeddings, from batches of the whole context length."""
     for rows in torch.arange(len(tokens)).split(PADDED_BATCH):
-        yield rows, model.encode_text(tokens[rows].to(device))
+        batch = tokens[rows].to(device)
+        yield rows, padded_text_residuals(model, batch) if residuals else model.encode_text(batch)
 
 
-def _packed(tower: CausalTower, tokens: Tensor, device: str) -> Iterator[tuple[Tensor, Tensor]]:
+def _packed(
+    tower: CausalTower, tokens: Tensor, device: str, residuals: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Rows and their embeddings, from packs."""
     ends = tower.pooled_positions(tokens).tolist()
     sentences = [row[: end + 1] for row, end in zip(tokens.tolist(), ends, strict=True)]
     for pack in packs(sentences):
-        yield torch.tensor(pack.rows), _encode_pack(tower.module, pack, device)
+        at_the_end = _encode_pack(tower.module, pack, device)
+        yield torch.tensor(pack.rows), at_the_end if residuals else _project(tower.module, at_the_end)
 
 
 @dataclass
@@ -189,12 +205,17 @@ def _shared_beginning(first: list[int], second: list[int]) -> int:
 
 
 def _encode_pack(tower: nn.Module, pack: Pack, device: str) -> Tensor:
-    """Embeddings ``(len(pack.rows), d)``: open_clip's computation, on one sequence with the pack's mask."""
+    """Residuals ``(len(pack.rows), w)``: open_clip's computation, on one sequence with the pack's mask."""
     dtype = tower.transformer.get_cast_dtype()
     x = tower.token_embedding(torch.tensor(pack.tokens, device=device)).to(dtype)
     x = x + tower.positional_embedding[torch.tensor(pack.positions, device=device)].to(dtype)
     x = tower.transformer(x[None], attn_mask=pack.mask().to(device))[0]
-    x = tower.ln_final(x[torch.tensor(pack.ends, device=device)])
+    return x[torch.tensor(pack.ends, device=device)]
+
+
+def _project(tower: nn.Module, residuals: Tensor) -> Tensor:
+    """Embeddings ``(n, d)`` of residuals ``(n, w)``."""
+    x = tower.ln_final(residuals)
     projection = tower.text_projection
     if projection is None:
         return x

@@ -94,11 +94,22 @@ CLASS_PROMPTS = {
 }
 
 
+# Methods that the release does not have take its prompts of the same kind: method → kind → lender.
+_BORROWED = {
+    "debiaslens-e": {"bias_prompts": "sem-b"},
+}
+
+
 def _by_method(section: Section) -> dict[str, dict[str, Any]]:
     """Kinds of prompts for every result name, from the release's key of the method."""
     published = {key: _kinds(section.section(key)) for key in section}
     spelled = {name: published_name(name).method for name in METHODS}
-    return {name: published[key] for name, key in spelled.items() if key in published}
+    found = {name: published[key] for name, key in spelled.items() if key in published}
+    borrowed = {
+        method: {kind: found[lender][kind] for kind, lender in kinds.items() if kind in found.get(lender, {})}
+        for method, kinds in _BORROWED.items()
+    }
+    return found | {method: kinds for method, kinds in borrowed.items() if kinds}
 
 
 def _kinds(section: Section) -> dict[str, Any]:

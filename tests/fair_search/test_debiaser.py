@@ -28,6 +28,7 @@ from safe_io.errors import InputError
 
 QUERIES = ["A photo of a doctor.", "nurse", "Una foto de un médico", "医者の写真", "nurse"]
 WITHOUT_TEXT = ["vanilla", "orth-proj", "prism-mini", "sem-b", "prism", "zsdebias"]
+WITHOUT_TEXT += ["debiaslens-e", "debiaslens-e-control"]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -22,6 +22,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "bendvlm": {"num_neighbors": 7},
     "bendsem-bi": {"num_neighbors": 7},
     "zsdebias": {"seed": 3},
+    "debiaslens-e": {"tau": 0.5},  # a random autoencoder's latents are not so sure of a class
 }
 
 
@@ -41,7 +42,7 @@ class World:
         cls = METHODS[name]
         weights = {
             None: {},
-            "sae": {"sae": self.sae, "diverse": self.diverse},
+            "sae": {"sae": self.sae} | ({"diverse": self.diverse} if "diverse" in cls.needs else {}),
             "prism": {"maps": self.maps},
             "zsdebias": {"vae": self.vae},
         }[cls.weights]

@@ -15,6 +15,7 @@ import main_eval
 from bias_evaluation.grid.configs import load_dataset_config
 from bias_evaluation.grid.flat_configs import load_configs
 from bias_evaluation.grid.plan import Selection, plan
+from debiasing_methods.registry import PAPER
 from debiasing_methods.training.hyperparameters import PrismHyperparameters
 from safe_io.checkout import ROOT
 from safe_io.errors import InputError, run_main
@@ -138,7 +139,7 @@ def test_both_forms_together(tmp_path: Path) -> None:
     waterbirds = ROOT / "config" / "waterbirds.yml"
     configs = load_configs([flat, waterbirds, str(flat)])
     assert [config.source for config in configs] == [flat, waterbirds]
-    assert [len(plan(config, Selection())) for config in configs] == [1, 64]
+    assert [len(plan(config, Selection(methods=list(PAPER)))) for config in configs] == [1, 64]
 
 
 # --- what is refused --------------------------------------------------------------------------------------
