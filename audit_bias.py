@@ -49,7 +49,7 @@ def run_audit(args: argparse.Namespace) -> int:
     from fair_search.audit_files import first_on_all_line, means_table, write_audit
     from fair_search.audit_inputs import image_groups, query_labels, read_audit_queries, read_metadata_rows
     from fair_search.audit_provenance import provenance
-    from fair_search.audited_methods import load_audited_methods
+    from fair_search.audited_methods import BASE, load_audited_methods
     from fair_search.report.audit_report import AuditReport
     from fair_search.report.figures import display_name
 
@@ -77,8 +77,7 @@ def run_audit(args: argparse.Namespace) -> int:
         groups=groups,
     )
     left_out |= _without_tiny_groups(audited, groups)
-    for name, why in left_out.items():
-        print(f"left out: {name}: {why}", file=sys.stderr)
+    _print_left_out(left_out)
     _check_shown(args, queries, tuple(audited))
     _check_width(embeddings, audited, args.embeddings)
     rerank = _rerank(args, tuple(audited), text, groups)
@@ -93,12 +92,16 @@ def run_audit(args: argparse.Namespace) -> int:
             index=_index(args, embeddings),
             rerank=rerank,
             reference_per_group=args.reference,
+            optional=() if args.methods else set(audited) - {BASE, *args.show_methods},
             source=str(args.embeddings),
             device=args.device,
             progress=bar.update,
         )
+    _print_left_out(found.left_out)
+    left_out |= found.left_out
     notes = tuple(f"{display_name(name)} is left out: {why}." for name, why in left_out.items())
     report = AuditReport(found, _Names(args, metadata), args.title, pictures, notes, args.max_loss)
+    audited = {name: each for name, each in audited.items() if name not in left_out}
     digests = _digests(args, text, audited)
     made_from = provenance(
         args,
@@ -118,6 +121,11 @@ def run_audit(args: argparse.Namespace) -> int:
         print(first_on_all_line(found))
     print(f"written: {args.output_dir / 'report.html'}, audit.csv, retrieved.csv, audit.json")
     return 0
+
+
+def _print_left_out(left_out: Mapping[str, str]) -> None:
+    for name, why in left_out.items():
+        print(f"left out: {name}: {why}", file=sys.stderr)
 
 
 def report_results(args: argparse.Namespace) -> int:
@@ -161,7 +169,7 @@ def _without_tiny_groups(audited: dict[str, AuditedMethod], groups: Groups) -> d
     """Leave out the methods that take labelled images, if a group has none to spare; return why."""
     from fair_search.audit import lacks_reference
 
-    names = [name for name, each in audited.items() if each.method.needs_reference]
+    names = [name for name, each in audited.items() if each.method.takes_labelled_images()]
     why = lacks_reference(groups) if names else ""
     if why and len(names) == len(audited):
         raise InputError(why)

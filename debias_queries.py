@@ -23,7 +23,7 @@ from fair_search.cli import (
     method_help,
 )
 from safe_io.arrays import read_matrix, write_matrix
-from safe_io.errors import InputError, run_main
+from safe_io.errors import InputError, as_input_error, run_main
 from safe_io.files import atomic_paths, dump_weights, json_text, sha256_file
 from safe_io.notices import warnings_as_lines
 from safe_io.provenance import versions
@@ -71,7 +71,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_backbone_options(parser)
     add_method_options(parser)
-    reference = parser.add_argument_group("labelled images (bendvlm and bendsem-bi need them)")
+    reference = parser.add_argument_group(
+        "labelled images (bendvlm, bendsem-bi, spd, leace, sfid and clip-clip need them)"
+    )
     reference.add_argument(
         "--reference-embeddings", type=Path, metavar="FILE", help="image embeddings, .npy or .safetensors"
     )
@@ -107,7 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             seed=args.seed,
             device=args.device,
         )
-        reference = _reference(args, debiaser)
+        width = debiaser.text.dim if debiaser.text else np.shape(queries)[1]
+        reference = debiaser.labelled(_reference(args, debiaser, width))
         try:
             embeddings = debiaser.debias(queries, reference)
         except InputError:
@@ -115,7 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ValueError as error:  # what a library's caller did wrong is here what the user did
             raise InputError(f"{args.queries}: {error}") from None
         transform = _sibling(args.output, TRANSFORM)
-        tensors = transform_tensors(debiaser.image_transform(queries), len(queries))
+        with as_input_error(args.method):
+            tensors = transform_tensors(debiaser.image_transform(queries, reference), len(queries))
     outputs = [args.output] if tensors is None else [args.output, transform]
     described = _sibling(args.output, MANIFEST)
     with atomic_paths(*outputs, described) as temporaries:
@@ -148,7 +152,7 @@ def _sibling(output: Path, suffix: str) -> Path:
     return output.with_name(output.stem + suffix)
 
 
-def _reference(args: argparse.Namespace, debiaser: Debiaser) -> Reference | None:
+def _reference(args: argparse.Namespace, debiaser: Debiaser, width: int) -> Reference | None:
     """Read labelled images where the method needs them; only then may they be given."""
     from bias_evaluation.datasets.folder import check_images
     from bias_evaluation.embedding.identity import check_made_by
@@ -158,18 +162,21 @@ def _reference(args: argparse.Namespace, debiaser: Debiaser) -> Reference | None
         "--reference-embeddings": args.reference_embeddings,
         "--reference-metadata": args.reference_metadata,
     }
-    if not debiaser.method.needs_reference:
+    if not debiaser.method.takes_labelled_images():
         for option, path in files.items():
             if path is not None:
                 raise InputError(f"{option}: {args.method} uses no labelled images; leave it out")
         return None
     if None in files.values():
         raise InputError(f"{args.method} needs labelled images: give {' and '.join(files)}")
-    images = read_matrix(args.reference_embeddings, "reference embeddings")
-    if images.shape[1] != debiaser.text.dim:
+    if debiaser.bias is None:
         raise InputError(
-            f"{args.reference_embeddings} has width {images.shape[1]}, but the text has "
-            f"width {debiaser.text.dim}"
+            f"{args.method} needs a bias file, which names the classes of the images: give --bias"
+        )
+    images = read_matrix(args.reference_embeddings, "reference embeddings")
+    if images.shape[1] != width:
+        raise InputError(
+            f"{args.reference_embeddings} has width {images.shape[1]}, but the text has width {width}"
         )
     table = read_table(args.reference_metadata, "reference metadata")
     in_order = check_images(args.reference_embeddings, table, args.reference_metadata)

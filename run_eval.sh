@@ -7,7 +7,7 @@
 #   bash run_eval.sh --skip-missing                all for which everything is there
 #   bash run_eval.sh --prompts official            with the release's prompts, once they are imported
 #   bash run_eval.sh --settings waterbirds --backbone ViT-B-16 --methods vanilla sem-bi
-#   bash run_eval.sh --methods debiaslens-e            methods beyond the paper's (config/methods.yml lists all)
+#   bash run_eval.sh --methods cfd leace           methods beyond the paper's (config/methods.yml lists all)
 #
 # Arguments go to main_eval.py (--help lists them); they select from all four datasets together.
 # PYTHON      interpreter (default: .venv/bin/python, else python3)

@@ -130,11 +130,11 @@ def paper_sentences() -> list[str]:
     from bias_evaluation.prompts.bias_corpora import load_corpus
     from bias_evaluation.prompts.setting_prompts import load_setting_prompts
     from bias_evaluation.prompts.study_config import load_study_config
-    from debiasing_methods.registry import get_method
+    from debiasing_methods.registry import PAPER, get_method
 
     found: list[str] = []
     for config in dataset_configs():
-        for key in plan(config, Selection()):
+        for key in plan(config, Selection(methods=PAPER)):
             needs = get_method(key.method.name).needs
             prompts = load_setting_prompts(config, key.setting, config.prompts)
             found += prompts.sentences(key.method.name, needs)

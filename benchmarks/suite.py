@@ -8,6 +8,7 @@ additions that the method's formulas leave to be done (docs/performance.md), so 
 method comes to the machine's matrix product.
 
     python -m benchmarks.suite --sample             one dataset and backbone
+    python -m benchmarks.suite --sample --methods cfd spd leace sfid clip-clip
     python -m benchmarks.suite                      everything; needs 7 GB of disk
     python -m benchmarks.suite --device cuda
 """
@@ -173,7 +174,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Time the paper's suite of 512 results at its size.")
     add = parser.add_argument
     add("--sample", action="store_true", help=f"only {SAMPLE[0]} with {SAMPLE[1]}")
-    add("--methods", nargs="+", metavar="M", help="only these methods")
+    text = "these methods (default: the paper's)"
+    add("--methods", nargs="+", metavar="M", default=list(PUBLISHED_SECONDS), help=text)
     add("--backbone", nargs="+", metavar="B", help="only these backbones")
     add("--datasets", nargs="+", choices=tuple(SIZES), default=list(SIZES), help="only these datasets")
     add("--scale", type=float, default=1.0, metavar="X", help="share of the paper's images (default: 1)")

@@ -2,7 +2,8 @@
 
 Symbols: N images, m of them in a fold's evaluation part, F folds, d embedding dimension, s latents of the
 SAE, Q queries of the results, P sentences that a method needs. A product (a × b)·(b × c) counts 2abc.
-Sorting, noise, norms of length-d vectors and metrics count nothing.
+Sorting, noise, norms of length-d vectors, metrics and fits on labelled images (forests, classifiers,
+covariances) count nothing.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ def _image_work(workspace: Workspace, method: DebiasingMethod, groups: Sequence[
     queries = sum(len(group.queries) for group in groups)
     if method.random_images:  # encode half of the latents once, decode every fold's images
         return 4 * n * d**2 + evaluated * (4 * d**2 + 2 * d * queries)
+    if method.fits_images:  # a fold's own images
+        return 2 * evaluated * d * queries
     if method.needs_reference:  # nearest images, then a fold's own queries
         return 2 * n * d * len(groups) + 2 * evaluated * d * queries
     transform = method.image_transform(groups)

@@ -7,7 +7,7 @@ Symbols: N images, n some of them, d embedding dimension, Q queries of a group, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -25,6 +25,7 @@ PROMPT_KINDS = (
     "helpful",
     "paraphrases",
     "bias_prompts",
+    "attribute_prompts",
     "diverse",
 )
 
@@ -52,13 +53,18 @@ class QueryGroup:
     candidate_pairs : LongTensor of shape (p, 2) or None
         Candidates that should coincide; without them all pairs of one query's candidates.
     augmentations : Tensor of shape (a, d) or None
-        Queries written with the bias classes (bendvlm), query by query, equally many a query.
+        Queries written with the bias classes (bendvlm, cfd), query by query, class by class; equally many per
+        query.
     harmful, helpful : Tensor of shape (pairs, 2, d) or None
         Pairs whose differences an image should lose, or keep (roboshot).
     paraphrases : tuple of Tensor of shape (n_q, d)
         For each query, other wordings of it.
     bias_prompts : tuple of Tensor of shape (n_c, d)
         For each bias class, prompts that describe it.
+    attribute_prompts : tuple of Tensor of shape (q, v, d)
+        For each bias class, v wordings of each of q queries written with it: those of a whole setting, the
+        same tensors in every group, for methods whose basis the groups share (cfd). The group's own
+        augmentations have wordings of the classes in the same proportion.
     concepts : Tensor of shape (Q, d) or None
         For each query, the sentence that says what its concept is, where that is not the query itself (sem-b
         in the qualitative study: the same sentence without the bias value).
@@ -74,6 +80,7 @@ class QueryGroup:
     helpful: Tensor | None = None
     paraphrases: tuple[Tensor, ...] = ()
     bias_prompts: tuple[Tensor, ...] = ()
+    attribute_prompts: tuple[Tensor, ...] = ()
     concepts: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -106,9 +113,9 @@ class ReferenceImages:
     Attributes
     ----------
     images : Tensor of shape (N, d)
-        All images, of any length and floating dtype: methods take them as unit.
+        All images as stored, of any length and floating dtype: methods take them as unit, but for clip-clip.
     labels : LongTensor of shape (N,)
-        Code of each image's bias class, an index into `classes`.
+        Code of each image's bias class, an index into `classes`; −1 where it is not known.
     classes : tuple of str
         Names of the bias classes.
     folds : LongTensor of shape (F, n)
@@ -206,6 +213,9 @@ class DebiasingMethod(ABC):
         Which side of the cosine the method works on.
     needs_reference : bool
         Whether `debias_text` needs labelled reference images; its result then has a leading fold axis.
+    fits_images : bool
+        Whether the image transform is fitted on labelled reference images: one for each fold, the same for
+        every query.
     normalize : bool
         Whether images are made unit before they are given to the method.
     random_images : bool
@@ -222,9 +232,20 @@ class DebiasingMethod(ABC):
     changes_text: ClassVar[bool] = False
     changes_images: ClassVar[bool] = False
     needs_reference: ClassVar[bool] = False
+    fits_images: ClassVar[bool] = False
     normalize: ClassVar[bool] = True
     random_images: ClassVar[bool] = False
     seeded: ClassVar[bool] = False
+
+    @classmethod
+    def takes_labelled_images(cls) -> bool:
+        """Whether the method needs labelled reference images, for text or for images."""
+        return cls.needs_reference or cls.fits_images
+
+    @classmethod
+    def needs_with(cls, options: Mapping[str, object]) -> frozenset[str]:
+        """Kinds of prompts that the method needs with some options: `needs`, and what an option adds."""
+        return cls.needs
 
     @abstractmethod
     def debias_text(
@@ -266,7 +287,9 @@ class DebiasingMethod(ABC):
         """
         return images
 
-    def image_transform(self, groups: Sequence[QueryGroup], fold: int = 0) -> ImageTransform:
+    def image_transform(
+        self, groups: Sequence[QueryGroup], fold: int = 0, reference: ReferenceImages | None = None
+    ) -> ImageTransform:
         """Make the image transform of each group (here: the identity).
 
         Parameters
@@ -274,7 +297,15 @@ class DebiasingMethod(ABC):
         groups : sequence of QueryGroup
             Raw text embeddings.
         fold : int
-            Which fold's noise to draw, where `random_images` is true.
+            Which fold's noise to draw, where `random_images` is true; which fold's reference images to fit,
+            where `fits_images` is.
+        reference : ReferenceImages, optional
+            Needed, and used, only where `fits_images` is true.
+
+        Raises
+        ------
+        ValueError
+            `reference` is needed and missing, or cannot be fitted.
         """
         return IdentityTransform()
 

@@ -22,24 +22,34 @@ def unit(x: Tensor) -> Tensor:
     return torch.nn.functional.normalize(x, dim=-1)
 
 
-def span_basis(vectors: Tensor) -> Tensor:
+def span_basis(vectors: Tensor, tolerance: float = RANK_TOLERANCE) -> Tensor:
     """Return an orthonormal basis of the row space.
 
     Parameters
     ----------
     vectors : Tensor of shape (m, d)
         Any floating dtype; may be rank-deficient or empty.
+    tolerance : float
+        Share of the largest singular value from which on a direction counts.
 
     Returns
     -------
     Tensor of shape (r, d), float64
-        Orthonormal rows; r is the numerical rank (singular values above `RANK_TOLERANCE` of the largest).
+        Orthonormal rows; r is the numerical rank.
     """
     vectors = vectors.to(torch.float64)
     if vectors.shape[0] == 0:
         return vectors
     _, singular, rows = torch.linalg.svd(vectors, full_matrices=False)
-    return rows[singular > RANK_TOLERANCE * singular[0]]
+    return rows[singular > tolerance * singular[0]]
+
+
+def gram(x: Tensor) -> Tensor:
+    """``xᵀx`` of rows ``(n, d)``; on the CPU with NumPy, which computes one half of the symmetric result."""
+    if x.device.type != "cpu":
+        return x.T @ x
+    rows = x.numpy()
+    return torch.from_numpy(rows.T @ rows)
 
 
 def remove_span(x: Tensor, basis: Tensor) -> Tensor:

@@ -55,7 +55,9 @@ class Prism(DebiasingMethod):
         self.check(groups)
         return [unit(group.queries) @ self.maps[group.name].to(group.queries).T for group in groups]
 
-    def image_transform(self, groups: Sequence[QueryGroup], fold: int = 0) -> ImageTransform:
+    def image_transform(
+        self, groups: Sequence[QueryGroup], fold: int = 0, reference: ReferenceImages | None = None
+    ) -> ImageTransform:
         """Make the map of unit images of each group; its result is not normalised."""
         self.check(groups)
         return LinearTransform([self.maps[group.name] for group in groups])

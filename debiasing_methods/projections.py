@@ -204,7 +204,9 @@ class PrismMini(DebiasingMethod):
             for group, basis in zip(groups, bases, strict=True)
         ]
 
-    def image_transform(self, groups: Sequence[QueryGroup], fold: int = 0) -> ImageTransform:
+    def image_transform(
+        self, groups: Sequence[QueryGroup], fold: int = 0, reference: ReferenceImages | None = None
+    ) -> ImageTransform:
         """Make the projection of unit images on each group's complement; not normalised again."""
         self.check(groups)
         edits = once_per_prompts(groups, lambda g: (g.spurious,), lambda g: SpanEdit(_spurious_basis(g)))

@@ -14,6 +14,7 @@ GROUPS: Mapping[str, str] = {
     "bias-prompts": "Bias prompts only",
     "both-prompts": "Bias prompts + input-specific prompts",
     "labelled-images": "Bias prompts + input-specific prompts + labelled images",
+    "image-labels": "Labelled images only",
     "inside-encoder": "Inside the encoder",
     "after-ranking": "After ranking",
 }
@@ -36,6 +37,11 @@ _PAPER_CLASSES = (
 
 # To add a method: its file, a line here, an entry in config/methods.yml.
 _FURTHER_CLASSES = (
+    "debiasing_methods.cfd:Cfd",
+    "debiasing_methods.spd:Spd",
+    "debiasing_methods.leace:Leace",
+    "debiasing_methods.sfid:Sfid",
+    "debiasing_methods.clip_clip:ClipClip",
     "debiasing_methods.debiaslens:DeBiasLensEmbedding",
     "debiasing_methods.debiaslens:DeBiasLensControl",
 )

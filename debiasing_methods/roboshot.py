@@ -56,7 +56,9 @@ class RoboShot(DebiasingMethod):
         self.check(groups)
         return [group.queries.clone() for group in groups]
 
-    def image_transform(self, groups: Sequence[QueryGroup], fold: int = 0) -> ImageTransform:
+    def image_transform(
+        self, groups: Sequence[QueryGroup], fold: int = 0, reference: ReferenceImages | None = None
+    ) -> ImageTransform:
         """Make the transform of unit images of each group; its result is unit."""
         self.check(groups)
         edits = once_per_prompts(groups, lambda g: (g.harmful, g.helpful), self._edit)

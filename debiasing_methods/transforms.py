@@ -126,7 +126,7 @@ class SpanTransform(ImageTransform):
         directions = torch.cat([edit.transpose(unit(t.to(torch.float64))) for edit, t in pairs])
         probes, form = self._norm_form
         columns = torch.cat([directions, probes]).T.contiguous()
-        owner = _owners(self.edits, text)
+        owner = owners(self.edits, text)
         cosines = images.new_empty(len(images), len(directions))
         for rows in chunks(len(images)):
             x = images[rows].to(torch.float64)
@@ -140,7 +140,7 @@ class SpanTransform(ImageTransform):
     @cached_property
     def _norm_form(self) -> tuple[Tensor, Tensor]:
         """Probes of all distinct edits, ``(probes, d)``, and their weights, ``(probes, edits)``."""
-        probes, weights = zip(*(edit.norm_form() for edit in _distinct_objects(self.edits)), strict=True)
+        probes, weights = zip(*(edit.norm_form() for edit in distinct_objects(self.edits)), strict=True)
         return torch.cat(probes), torch.block_diag(*(w[:, None] for w in weights))
 
 
@@ -168,7 +168,7 @@ class LinearTransform(ImageTransform):
 
     def scores(self, images: Tensor, text: Sequence[Tensor], first_row: int = 0) -> Tensor:
         """Cosines ``(n, Q)``: one product for all groups, and chunk by chunk the norms ‖Wx‖ of each map."""
-        n_maps, owner = len(_distinct_objects(self.maps)), _owners(self.maps, text)
+        n_maps, owner = len(distinct_objects(self.maps)), owners(self.maps, text)
         blocks = self._blocks_like(images)
         pairs = zip(self.maps, text, strict=True)
         directions = torch.cat([unit(t.to(images)) @ w.to(images) for w, t in pairs]).T
@@ -197,7 +197,7 @@ class LinearTransform(ImageTransform):
         Blocks ``(d − start, maps · width)`` are transposed and lack the columns before `start`, where R is 0:
         the last coordinates of x times a block give `width` coordinates of Rx for every map.
         """
-        maps = [w.to(torch.float64) for w in _distinct_objects(self.maps)]
+        maps = [w.to(torch.float64) for w in distinct_objects(self.maps)]
         factors = torch.stack([torch.linalg.qr(w, mode="r").R for w in maps])  # (maps, d, d)
         return [
             factors[:, start : start + _BLOCK, start:].flatten(0, 1).T.contiguous()
@@ -205,12 +205,94 @@ class LinearTransform(ImageTransform):
         ]
 
 
-def _distinct_objects(items: Sequence[T]) -> list[T]:
+class AffineTransform(ImageTransform):
+    """One affine map of low rank for all groups: ``x′ = x − (x·left)·right + offset``.
+
+    Scores come from ``x·t``, the r columns ``x·left`` and ``‖x′‖²`` by r × r forms; in float64, for the norm
+    is a difference of squares.
+
+    Parameters
+    ----------
+    left : Tensor of shape (d, r), float64
+    right : Tensor of shape (r, d), float64
+    offset : Tensor of shape (d,), float64
+    """
+
+    def __init__(self, left: Tensor, right: Tensor, offset: Tensor) -> None:
+        self.left, self.right, self.offset = left, right, offset
+
+    def apply(self, images: Tensor, group: int = 0, first_row: int = 0) -> Tensor:
+        """Map the images, ``(n, d)``; not normalised."""
+        mapped = images.new_empty(images.shape)
+        for rows in chunks(len(images)):
+            x = images[rows].to(torch.float64)
+            mapped[rows] = (x - (x @ self.left) @ self.right + self.offset).to(images.dtype)
+        return mapped
+
+    def scores(self, images: Tensor, text: Sequence[Tensor], first_row: int = 0) -> Tensor:
+        """Cosines ``(n, Q)`` from one thin product of the images."""
+        t = unit(torch.cat(list(text)).to(torch.float64))
+        directions, constants = t - (t @ self.right.T) @ self.left.T, t @ self.offset
+        columns = torch.cat([directions, self.left.T, self.right, self.offset[None]]).T.contiguous()
+        r = len(self.right)
+        cosines = images.new_empty(len(images), len(t))
+        for rows in chunks(len(images)):
+            x = images[rows].to(torch.float64)
+            dots, removed, along, shift = (x @ columns).split([len(t), r, r, 1], dim=1)
+            squared = x.square().sum(dim=1) + self._added(removed, along, shift[:, 0])
+            norms = squared.clamp_(min=_SMALLEST_NORM**2).sqrt_()
+            cosines[rows] = ((dots + constants) / norms[:, None]).to(images.dtype)
+        return cosines
+
+    def _added(self, removed: Tensor, along: Tensor, shift: Tensor) -> Tensor:
+        """``‖x′‖² − ‖x‖²`` from ``x·left``, ``x·rightᵀ`` and ``x·offset``."""
+        gram, cross = self.right @ self.right.T, self.right @ self.offset
+        inner = (removed @ gram - 2 * along - 2 * cross) * removed
+        return inner.sum(dim=1) + 2 * shift + self.offset.square().sum()
+
+
+class CoordinateTransform(ImageTransform):
+    """Some coordinates stay, the others become a constant; the same for all groups.
+
+    Parameters
+    ----------
+    kept : Tensor of shape (d,), bool
+        Which coordinates stay, bit for bit.
+    constant : Tensor of shape (d,)
+        What the others become.
+    renormalize : bool
+        Whether scores are cosines. Otherwise they are plain products with the debiased queries, whose
+        lengths then count.
+    """
+
+    def __init__(self, kept: Tensor, constant: Tensor, *, renormalize: bool = True) -> None:
+        self.kept, self.constant, self.renormalize = kept, constant, renormalize
+
+    def apply(self, images: Tensor, group: int = 0, first_row: int = 0) -> Tensor:
+        """Replace coordinates, ``(n, d)``; not normalised."""
+        return torch.where(self.kept, images, self.constant.to(images))
+
+    def scores(self, images: Tensor, text: Sequence[Tensor], first_row: int = 0) -> Tensor:
+        """Cosines (or products) ``(n, Q)`` from one product of the images."""
+        t = torch.cat(list(text)).to(images)
+        t = unit(t) if self.renormalize else t
+        constant = torch.where(self.kept, 0, self.constant).to(images)
+        products = images @ torch.where(self.kept, t, 0).T + t @ constant
+        if not self.renormalize:
+            return products
+        for rows in chunks(len(images)):
+            length = torch.linalg.vector_norm(torch.where(self.kept, images[rows], constant), dim=1)
+            products[rows] /= length.clamp_(min=_SMALLEST_NORM)[:, None]
+        return products
+
+
+def distinct_objects(items: Sequence[T]) -> list[T]:
+    """Return each object once, in the order of its first place; tensors count by identity."""
     return list({id(item): item for item in items}.values())
 
 
-def _owners(items: Sequence[object], text: Sequence[Tensor]) -> Tensor:
+def owners(items: Sequence[object], text: Sequence[Tensor]) -> Tensor:
     """For each query, the position of its group's object among the distinct ones."""
-    position = {id(item): i for i, item in enumerate(_distinct_objects(items))}
+    position = {id(item): i for i, item in enumerate(distinct_objects(items))}
     owner = [position[id(item)] for item, queries in zip(items, text, strict=True) for _ in queries]
     return torch.tensor(owner, device=text[0].device)

@@ -250,6 +250,8 @@ class ZSDebias(DebiasingMethod):
             prepared[rows] = self.vae.kept_moments(images[rows])
         return prepared
 
-    def image_transform(self, groups: Sequence[QueryGroup], fold: int = 0) -> ImageTransform:
+    def image_transform(
+        self, groups: Sequence[QueryGroup], fold: int = 0, reference: ReferenceImages | None = None
+    ) -> ImageTransform:
         """Make the transform that draws the noise of a fold; one for all groups."""
         return ResampledTransform(self.vae, seed=self.seed, fold=fold)

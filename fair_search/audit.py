@@ -6,7 +6,7 @@ Symbols: N images, d embedding dimension, M methods, Q queries, C groups, L leng
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,6 @@ import torch
 from bias_evaluation.scoring.fold_scores import NothingLeftWarning
 from debiasing_methods.base import DebiasingMethod, QueryGroup, ReferenceImages
 from debiasing_methods.chunks import IMAGE_ROWS
-from debiasing_methods.linalg import unit
 from fair_search.audit_settings import REFERENCE_PER_GROUP, AuditSettings
 from fair_search.audit_ties import find_ties, warn_of_ties
 from fair_search.bootstrap import list_length
@@ -28,7 +27,7 @@ from fair_search.ranking import Scorer, TopLists, rank_images
 from fair_search.recommendation import Cost
 from fair_search.reranking import RerankedAudit, RerankOptions, rerank_audit
 from safe_io.arrays import check_rows, float_rows
-from safe_io.errors import InputError, as_input_error
+from safe_io.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +77,8 @@ class Audit:
         What re-ranking reaches, if it was asked for.
     costs : mapping
         Method → what it costs to run, in the order of the methods.
+    left_out : dict
+        Name → why a method that was `optional` could not be fitted.
     """
 
     table: pd.DataFrame
@@ -92,6 +93,7 @@ class Audit:
     left_out_queries: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     reranked: RerankedAudit | None = None
     costs: Mapping[str, Cost] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 def audit(
@@ -105,6 +107,7 @@ def audit(
     index: Any = None,
     rerank: RerankOptions | None = None,
     reference_per_group: int = REFERENCE_PER_GROUP,
+    optional: Collection[str] = (),
     chunk_rows: int = IMAGE_ROWS,
     source: str = "embeddings",
     device: str = "cpu",
@@ -131,9 +134,12 @@ def audit(
     rerank : RerankOptions, optional
         What is re-ranked to the desired shares as well.
     reference_per_group : int
-        Where a method needs labelled images (bendvlm, bendsem-bi), so many of each group, at most half of it,
+        Where a method needs labelled images, so many of each group, at most half of it,
         are drawn at random and given to it. No method can then retrieve them: what a method has seen is never
         what it is judged on, and all methods are judged on the same images.
+    optional : collection of str
+        Methods that are left out where they cannot be fitted on the labelled images, rather than the whole
+        audit.
     chunk_rows : int
         Rows that are read at a time.
     source : str
@@ -150,8 +156,8 @@ def audit(
     Raises
     ------
     InputError
-        K is larger than the number of images, there are fewer than two groups, a group has no image, or an
-        embedding cannot be normalised, or nothing is left of any query.
+        K is larger than the number of images, there are fewer than two groups, a group has no image, an
+        embedding cannot be normalised, nothing is left of any query, or a method cannot be fitted.
     ValueError
         Lengths do not go together.
 
@@ -165,16 +171,17 @@ def audit(
     settings = settings or AuditSettings()
     _check_lengths(embeddings, groups, audited, queries)
     reference = np.empty(0, np.int64)
-    if any(each.method.needs_reference for each in audited.values()):
+    if any(each.method.takes_labelled_images() for each in audited.values()):
         reference = draw_reference(groups, reference_per_group, settings.seed)
     keep = groups.codes >= 0
     keep[reference] = False
     counts = _check_counts(groups, keep, settings, len(reference))
-    scorers = make_scorers(embeddings, groups, audited, reference, device, source)
+    labelled = _labelled_images(embeddings, groups, reference, device, source)
+    scorers, left_out = make_scorers(audited, labelled, optional)
     empty = empty_queries(scorers, queries)
     if empty:
         audited, queries, labels = _without(empty, audited, queries, labels)
-        scorers = make_scorers(embeddings, groups, audited, reference, device, source)
+        scorers, left_out = make_scorers(audited, labelled, optional)
     first = next(iter(scorers))
     keeps = dict.fromkeys(scorers, None if keep.all() else keep)
     if len(reference) and first not in _reference_methods(audited):
@@ -236,7 +243,8 @@ def audit(
         first_on_all=first_on_all,
         left_out_queries=empty,
         reranked=reranked,
-        costs={name: Cost.of(each.method) for name, each in audited.items()},
+        costs={name: Cost.of(audited[name].method) for name in scorers},
+        left_out=left_out,
     )
 
 
@@ -244,7 +252,7 @@ _ON_ALL = "(first method on all images)"
 
 
 def _reference_methods(audited: Mapping[str, AuditedMethod]) -> list[str]:
-    return [name for name, each in audited.items() if each.method.needs_reference]
+    return [name for name, each in audited.items() if each.method.takes_labelled_images()]
 
 
 def _means_of(
@@ -322,58 +330,68 @@ def draw_reference(groups: Groups, per_group: int, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(drawn))
 
 
+def _labelled_images(
+    embeddings: np.ndarray, groups: Groups, reference: np.ndarray, device: str, source: str
+) -> ReferenceImages | None:
+    """Read the labelled reference images, one fold that holds all; None where there are none."""
+    if not len(reference):
+        return None
+    images = float_rows(embeddings[reference])
+    where = f"{source}, labelled reference images"
+    check_rows(images, where, name=lambda i: f"row {reference[i]}")
+    return ReferenceImages(
+        images.to(device),
+        torch.from_numpy(groups.codes[reference].astype(np.int64)).to(device),
+        groups.classes,
+        torch.arange(len(reference), device=device)[None],
+    )
+
+
 def make_scorers(
-    embeddings: np.ndarray,
-    groups: Groups,
-    audited: Mapping[str, AuditedMethod],
-    reference: np.ndarray,
-    device: str = "cpu",
-    source: str = "embeddings",
-) -> dict[str, Scorer]:
+    audited: Mapping[str, AuditedMethod], labelled: ReferenceImages | None, optional: Collection[str] = ()
+) -> tuple[dict[str, Scorer], dict[str, str]]:
     """Debias the queries of every method, and make its image transform.
 
     Parameters
     ----------
-    embeddings : ndarray of shape (N, d)
-    groups : Groups
     audited : mapping
-    reference : ndarray of shape (n,), int64
-        Rows of the labelled reference images, for the methods that need them.
-    device : str
-        Where the methods' tensors are.
-    source : str
-        Name of the embeddings' file, for error lines.
+    labelled : ReferenceImages or None
+        For the methods that take them; one fold.
+    optional : collection of str
+        Methods that are left out where they cannot be fitted.
 
     Returns
     -------
-    dict
+    scorers : dict
         Name → `Scorer`.
+    left_out : dict
+        Name → why it could not be fitted.
 
     Raises
     ------
     InputError
-        A reference image is NaN, infinite or all zero.
+        A method that is not optional cannot be fitted.
     """
-    labelled = None
-    if len(reference):
-        images = float_rows(embeddings[reference])
-        where = f"{source}, labelled reference images"
-        check_rows(images, where, name=lambda i: f"row {reference[i]}")
-        labelled = ReferenceImages(
-            unit(images.to(device)),
-            torch.from_numpy(groups.codes[reference].astype(np.int64)).to(device),
-            groups.classes,
-            torch.arange(len(reference), device=device)[None],
-        )
-    scorers = {}
+    scorers, left_out = {}, {}
     for name, each in audited.items():
-        method = each.method
-        with as_input_error(name):
-            text = method.debias_text(each.groups, labelled if method.needs_reference else None)
-        if method.needs_reference:
-            text = [folds[0] for folds in text]
-        scorers[name] = Scorer(method, text, method.image_transform(each.groups))
-    return scorers
+        try:
+            scorers[name] = _scorer(each, labelled)
+        except ValueError as error:
+            why = str(error).removeprefix(f"{name}: ")
+            if name not in optional:
+                raise InputError(f"{name}: {why}") from None
+            left_out[name] = why
+    return scorers, left_out
+
+
+def _scorer(each: AuditedMethod, labelled: ReferenceImages | None) -> Scorer:
+    method = each.method
+    text = method.debias_text(each.groups, labelled if method.needs_reference else None)
+    if method.needs_reference:
+        text = [folds[0] for folds in text]
+    if method.fits_images:
+        return Scorer(method, text, method.image_transform(each.groups, 0, labelled))
+    return Scorer(method, text, method.image_transform(each.groups))
 
 
 def make_lists(

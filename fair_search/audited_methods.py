@@ -9,7 +9,7 @@ import numpy as np
 
 from bias_evaluation.embedding.text_store import TextStore
 from bias_evaluation.grid.configs import load_methods
-from bias_evaluation.grid.methods import find_method
+from bias_evaluation.grid.methods import find_method, in_table_order
 from fair_search.audit import AuditedMethod
 from fair_search.bias_files import BiasFile, BiasLike, load_bias
 from fair_search.config_files import config_folder
@@ -67,7 +67,7 @@ def load_audited_methods(
     """
     weights = dict(weights or {})
     known = load_methods(config_folder() / "methods.yml")  # registers classes of the user's own, too
-    chosen = list(dict.fromkeys(methods)) if methods else list(known)
+    chosen = list(dict.fromkeys(methods)) if methods else in_table_order(known)
     for name in (*chosen, *weights):
         find_method(name)
     described = None if bias is None else load_bias(bias)
@@ -77,9 +77,10 @@ def load_audited_methods(
             debiaser = load_debiaser(
                 name, text, described, weights=weights.get(name), seed=seed, device=device
             )
-            if groups is not None and debiaser.method.needs_reference:
+            method = debiaser.method
+            if groups is not None and method.takes_labelled_images() and method.needs:
                 _check_reference_groups(groups, described)
-            audited[name] = AuditedMethod(debiaser.method, debiaser.groups(queries))
+            audited[name] = AuditedMethod(method, debiaser.groups(queries))
         except ValueError as error:  # an InputError, or queries that the method cannot take
             if methods or name == BASE:
                 raise InputError(f"{name}: {error}" if name not in str(error) else str(error)) from None

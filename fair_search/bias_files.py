@@ -30,6 +30,7 @@ from typing import Any
 from bias_evaluation.prompts.sentences import (
     PromptGroup,
     SettingPrompts,
+    Wordings,
     article,
     expand_setting,
     read_attribute,
@@ -85,6 +86,8 @@ class BiasFile:
         Bias classes, as metadata write them.
     diverse : tuple of str
         Neutral sentences.
+    noun : str
+        What the classes are kinds of.
     source : str
         File that it comes from, for error lines.
     description : mapping
@@ -96,6 +99,7 @@ class BiasFile:
     attribute: str
     classes: tuple[str, ...]
     diverse: tuple[str, ...] = field(repr=False)
+    noun: str
     source: str
     description: Mapping[str, Any] = field(repr=False)
     kinds: Mapping[str, Any] = field(repr=False)
@@ -103,7 +107,7 @@ class BiasFile:
     @property
     def digest(self) -> str:
         """Digest of everything that prompts are made from."""
-        return sha256_json([self.attribute, self.description, self.kinds, self.diverse])
+        return sha256_json([self.attribute, self.noun, self.description, self.kinds, self.diverse])
 
     def prompts(self, queries: Sequence[str]) -> SettingPrompts:
         """Make all prompts of some queries.
@@ -129,7 +133,9 @@ class BiasFile:
         by_query = any(isinstance(value, Mapping) for value in self.kinds.values())
         parts = [[query] for query in queries] if by_query else [list(queries)]
         groups = itertools.chain.from_iterable(map(self._expand, parts))
-        return SettingPrompts(tuple(map(_as_given, groups)), self.diverse, self.source)
+        [about] = self._expand([article(self.noun)])
+        given = tuple(_as_given(group, about.common.attribute_prompts) for group in groups)
+        return SettingPrompts(given, self.diverse, self.source)
 
     def _expand(self, queries: Sequence[str]) -> tuple[PromptGroup, ...]:
         """Expand queries together; where a kind of prompt is given by query, a single one."""
@@ -153,9 +159,13 @@ def bare(query: str) -> str:
     return about.rstrip(".。") or text
 
 
-def _as_given(group: PromptGroup) -> PromptGroup:
-    """Put the query itself back, which templates had without its frame."""
-    return replace(group, queries=(group.name,))
+def _as_given(group: PromptGroup, about: Wordings) -> PromptGroup:
+    """Put the query itself back, which templates had without its frame.
+
+    Attribute prompts, which queries share, become those of the noun: what one asks changes no other result.
+    """
+    shared = about if group.common.attribute_prompts else ()
+    return replace(group, queries=(group.name,), common=replace(group.common, attribute_prompts=shared))
 
 
 def _of_query(value: Any, query: str) -> Any:
@@ -240,7 +250,7 @@ def _read(document: Any, where: str) -> BiasFile:
     given = {kind: _by_query(v, DEFAULTS.get(kind), f"{where}: '{kind}'") for kind, v in given.items()}
     kinds = {kind: _put_noun(value, words) for kind, value in {**DEFAULTS, **given}.items()}
     description = {key: _put_noun(value, words) for key, value in description.items()}
-    bias = BiasFile(attribute, (), diverse, where, description, kinds)
+    bias = BiasFile(attribute, (), diverse, noun, where, description, kinds)
     return _checked(bias)
 
 

@@ -200,7 +200,10 @@ class Debiaser:
     @property
     def _bias_file(self) -> BiasFile:
         if self.bias is None:
-            raise InputError(f"{self.method.name} needs a bias file to make its prompts from; give bias=")
+            raise InputError(
+                f"{self.method.name} needs a bias file, which its prompts or the names of the classes come "
+                f"from; give bias="
+            )
         return self.bias
 
     # what comes out
@@ -213,7 +216,8 @@ class Debiaser:
         queries : sequence of str, or array of shape (Q, d)
             As for `groups`.
         reference : (images, labels) or ReferenceImages, optional
-            Labelled images, which `bendvlm` and `bendsem-bi` need: embeddings (N, d) and N class names.
+            Labelled images, for the methods that take them (`takes_labelled_images`): embeddings (N, d) and N
+            class names.
 
         Returns
         -------
@@ -233,11 +237,11 @@ class Debiaser:
         NothingLeftWarning
             Queries lie in the bias that the method removes; their rows are zero.
         """
-        reference = self._reference(reference)
+        reference = self.labelled(reference)
         parts, truncation = [], Truncation()
         for batch in _batches(queries):
             groups, cut = self._groups(batch)
-            text = self.method.debias_text(groups, reference)
+            text = self.method.debias_text(groups, reference if self.method.needs_reference else None)
             parts.append(unit(torch.cat([rows[0] if rows.ndim == 3 else rows for rows in text])).cpu())
             check_scores(parts[-1])
             truncation += cut
@@ -254,8 +258,17 @@ class Debiaser:
             )
         return debiased.numpy()
 
-    def _reference(self, reference: Reference | None) -> ReferenceImages | None:
-        if not self.method.needs_reference:
+    def labelled(self, reference: Reference | None) -> ReferenceImages | None:
+        """Put labelled images together as the methods take them; None for a method that takes none.
+
+        Where `debias` and `image_transform` are both called, one object spares a second fit.
+
+        Raises
+        ------
+        ValueError
+            Labelled images are needed and missing, or are in several folds; or as `reference_images` does.
+        """
+        if not self.method.takes_labelled_images():
             return None
         if reference is None:
             raise ValueError(f"{self.method.name} needs labelled images; give reference=(embeddings, labels)")
@@ -266,13 +279,15 @@ class Debiaser:
             raise ValueError(f"reference images must be in one fold, got {len(reference.folds)}")
         return reference
 
-    def image_transform(self, queries: Queries) -> ImageTransform:
+    def image_transform(self, queries: Queries, reference: Reference | None = None) -> ImageTransform:
         """Make the image transform of each query.
 
         Parameters
         ----------
         queries : sequence of str, or array of shape (Q, d)
             As for `groups`.
+        reference : (images, labels) or ReferenceImages, optional
+            As for `debias`; for the methods that fit images on them.
 
         Returns
         -------
@@ -282,6 +297,8 @@ class Debiaser:
         """
         if not self.method.changes_images:
             return self.method.image_transform(())
+        if self.method.fits_images:
+            return self.method.image_transform((), 0, self.labelled(reference))
         return self.method.image_transform(self._groups(queries)[0])  # `debias` warns of long queries
 
     def prepare_images(self, images: np.ndarray | Tensor) -> Tensor:
@@ -312,8 +329,9 @@ class Debiaser:
         ValueError
             As for `debias`; or images are of another width than the queries.
         """
+        reference = self.labelled(reference)
         text = list(torch.from_numpy(self.debias(queries, reference)).to(self.device)[:, None])
-        transform = self.image_transform(queries)
+        transform = self.image_transform(queries, reference)
         parts = [
             transform.scores(self.prepare_images(np.array(images[rows])), text, first_row=rows.start)
             for rows in chunks(len(images), IMAGE_ROWS)

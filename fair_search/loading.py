@@ -69,11 +69,12 @@ def load_debiaser(
     cls = find_method(method)
     text = _text(backbone, text_embeddings, device)
     described = None if bias is None else load_bias(bias)
-    if cls.needs and described is None:
-        raise InputError(f"{method} needs a bias file to make its prompts from; give one (bias, --bias)")
-    if cls.needs and text is None:
-        raise InputError(f"{method} needs prompts: give a backbone, or text embeddings that hold them")
     plain = _options(method, described, options or {})
+    needs = cls.needs_with(plain)
+    if needs and described is None:
+        raise InputError(f"{method} needs a bias file to make its prompts from; give one (bias, --bias)")
+    if needs and text is None:
+        raise InputError(f"{method} needs prompts: give a backbone, or text embeddings that hold them")
     built = build_method(
         cls,
         plain,

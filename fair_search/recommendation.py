@@ -46,7 +46,10 @@ class Cost:
     def of(cls, method: DebiasingMethod) -> Cost:
         """Read the cost of a method from its class."""
         return cls(
-            method.changes_images, method.needs_reference, method.weights is not None, method.changes_text
+            method.changes_images,
+            method.takes_labelled_images(),
+            method.weights is not None,
+            method.changes_text,
         )
 
     @property

@@ -1,4 +1,4 @@
-"""Labelled images that `bendvlm` and `bendsem-bi` need beside the queries."""
+"""Labelled images that some methods need beside the queries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from debiasing_methods.base import ReferenceImages
-from debiasing_methods.linalg import unit
 from safe_io.arrays import finite_rows
 from safe_io.documents import choices
 from safe_io.errors import InputError
@@ -41,7 +40,7 @@ def reference_images(
     Returns
     -------
     ReferenceImages
-        Unit images in one fold that holds all that are labelled.
+        Images as given, float32, in one fold that holds all that are labelled.
 
     Raises
     ------
@@ -61,7 +60,7 @@ def reference_images(
         )
     rows = finite_rows(images[chosen], "reference images").to(device)
     codes = torch.from_numpy(codes[chosen]).to(device)
-    return ReferenceImages(unit(rows), codes, tuple(classes), torch.arange(len(rows), device=device)[None])
+    return ReferenceImages(rows, codes, tuple(classes), torch.arange(len(rows), device=device)[None])
 
 
 def label_text(label: object) -> str:

@@ -7,6 +7,11 @@ A ``.safetensors`` file holds ``transform_of_query`` (Q,), int64, the number i o
 - methods with a linear map: ``matrix_<i>`` W (d, d): the image becomes ``x Wᵀ``;
 - methods that edit spans: ``removed_<i>`` R (r, d) and ``doubled_<i>`` U (u, d), float64, orthonormal rows:
   the image becomes ``y + (y Uᵀ) U`` with ``y = x − (x Rᵀ) R``;
+- methods with an affine map of low rank (spd, leace): ``left`` L (d, r), ``right`` R (r, d) and ``offset`` o
+  (d,), float64, for all queries: the image becomes ``x − (x L) R + o``;
+- methods that replace coordinates (sfid, clip-clip): ``kept`` (d,), bool, and ``constant`` c (d,), float64,
+  for all queries: coordinates that are not kept become those of c;
+- CFD: ``basis_<i>`` A (r, d), float64, orthonormal rows: see `debiasing_methods.cfd.compromise`;
 - ZSDebias: the tensors of its model, ``tanh`` and ``seed``; images are taken raw.
 
 The score is the cosine of the new image and t.
@@ -24,9 +29,16 @@ from torch import Tensor
 
 from bias_evaluation.weights.read import LAYERS, zsdebias_from_checkpoint
 from debiasing_methods.base import IdentityTransform, ImageTransform
+from debiasing_methods.cfd import CompromiseTransform
 from debiasing_methods.chunks import IMAGE_ROWS, chunks
 from debiasing_methods.linalg import unit
-from debiasing_methods.transforms import LinearTransform, SpanEdit, SpanTransform
+from debiasing_methods.transforms import (
+    AffineTransform,
+    CoordinateTransform,
+    LinearTransform,
+    SpanEdit,
+    SpanTransform,
+)
 from debiasing_methods.zsdebias import DisentanglingVAE, Network, ResampledTransform, ZSDebias
 from safe_io.arrays import float_rows
 from safe_io.errors import InputError
@@ -71,15 +83,32 @@ def _tensors(transform: ImageTransform, n_queries: int) -> dict[str, Tensor]:
         index, edits = _distinct(transform.edits)
         removed = {f"removed_{i}": edit.removed.cpu() for i, edit in enumerate(edits)}
         return {INDEX: index} | removed | {f"doubled_{i}": edit.doubled.cpu() for i, edit in enumerate(edits)}
+    if isinstance(transform, AffineTransform):
+        parts = {"left": transform.left, "right": transform.right, "offset": transform.offset}
+        return _of_all(n_queries) | {name: part.contiguous().cpu() for name, part in parts.items()}
+    if isinstance(transform, CoordinateTransform):
+        if not transform.renormalize:
+            raise ValueError(
+                "there is no file format for images that must not be normalized; use renormalize"
+            )
+        return _of_all(n_queries) | {"kept": transform.kept.cpu(), "constant": transform.constant.cpu()}
+    if isinstance(transform, CompromiseTransform):
+        index, bases = _distinct(transform.bases)
+        return {INDEX: index} | {f"basis_{i}": basis.contiguous().cpu() for i, basis in enumerate(bases)}
     if isinstance(transform, ResampledTransform):
         scalars = {"tanh": transform.vae.tanh, "seed": transform.seed}
         return {
-            INDEX: torch.zeros(n_queries, dtype=torch.int64),
+            **_of_all(n_queries),
             **_network("encoder", transform.vae.encoder),
             **_network("decoder", transform.vae.decoder),
             **{name: torch.tensor(int(value)) for name, value in scalars.items()},
         }
     raise ValueError(f"there is no file format for a {type(transform).__name__}")
+
+
+def _of_all(n_queries: int) -> dict[str, Tensor]:
+    """Return the index of a transform that all queries share."""
+    return {INDEX: torch.zeros(n_queries, dtype=torch.int64)}
 
 
 def _distinct(items: Sequence[Hashable]) -> tuple[Tensor, list]:
@@ -133,6 +162,12 @@ class TransformFile:
         if "removed_0" in tensors:
             edits = [SpanEdit(tensors[f"removed_{i}"], tensors[f"doubled_{i}"]) for i in range(n)]
             return SpanTransform(edits, normalize=True)
+        if "left" in tensors:
+            return AffineTransform(tensors["left"], tensors["right"], tensors["offset"])
+        if "kept" in tensors:
+            return CoordinateTransform(tensors["kept"], tensors["constant"])
+        if "basis_0" in tensors:
+            return CompromiseTransform([tensors[f"basis_{i}"] for i in range(n)])
         normalized = {"args": {"normalize_embeddings": bool(tensors["tanh"])}}
         self._vae = zsdebias_from_checkpoint(tensors | normalized, path)
         return ResampledTransform(self._vae, seed=int(tensors["seed"]), fold=0)

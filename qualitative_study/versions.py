@@ -38,6 +38,8 @@ from safe_io.documents import choices, unknown
 from safe_io.errors import InputError
 from safe_io.files import sha256_file, sha256_json
 
+_PROMPTS = {"spurious", "candidates", "paraphrases", "bias_prompts", "diverse"}  # that the study writes
+
 
 def version_names() -> list[str]:
     """Versions that need nothing but text and an SAE: such methods, and the study's own way of SEM_b."""
@@ -47,6 +49,7 @@ def version_names() -> list[str]:
         if (method.changes_text or name == "vanilla")
         and not method.needs_reference
         and method.weights in (None, SAE.name)
+        and method.needs <= _PROMPTS
     ]
     return [*text, NEUTRAL_CONCEPT]
 

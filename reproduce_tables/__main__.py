@@ -26,7 +26,9 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Example: python process_json_outputs.py && python -m reproduce_tables 2 --compare-published",
     )
     parser.add_argument(
-        "table", metavar="N", help="table of the paper: 2, 3, 9, 13, 14 or 15 (or one of FILE)"
+        "table",
+        metavar="N",
+        help="table of the paper: 2, 3, 9, 13, 14 or 15; `extended`, with all methods; or one of FILE",
     )
     parser.add_argument(
         "--results",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from support.method_world import make_world  # noqa: F401 (a fixture)
+from support.peers import peer_oracle  # noqa: F401 (a fixture)
 from support.suite_world import suite_template, suite_world  # noqa: F401
 from support.zsdebias_world import zsdebias_project  # noqa: F401
 

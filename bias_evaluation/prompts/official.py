@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from bias_evaluation.grid.methods import published_name
-from bias_evaluation.prompts.sentences import MethodPrompts, PromptGroup, SettingPrompts
+from bias_evaluation.prompts.sentences import (
+    MethodPrompts,
+    PromptGroup,
+    SettingPrompts,
+    with_attribute_prompts,
+)
 from debiasing_methods.registry import METHODS
 from safe_io.documents import Section, as_strings, describe, unknown
 from safe_io.errors import InputError
@@ -60,15 +65,17 @@ def load_official(folder: Path, setting: str) -> SettingPrompts:
 def read_query_templates(path: Path) -> tuple[PromptGroup, ...]:
     """Read a query template file, one group a query; raises as `load_official` does."""
     entries = Section(read_json(path, "query templates"), str(path))
-    groups = tuple(_retrieval_group(name, entries.section(name)) for name in entries)
+    groups = [_retrieval_group(name, entries.section(name)) for name in entries]
     if not groups:
         raise InputError(f"{path} has no query")
-    return groups
+    return with_attribute_prompts(groups)
 
 
 def read_class_templates(path: Path, setting: str) -> PromptGroup:
     """Read the prompt template file of a class setting; raises as `load_official` does."""
-    return _class_group(setting, Section(read_json(path, "prompt templates"), str(path)))
+    group = _class_group(setting, Section(read_json(path, "prompt templates"), str(path)))
+    [group] = with_attribute_prompts([group])
+    return group
 
 
 def _retrieval_group(name: str, section: Section) -> PromptGroup:
@@ -96,6 +103,9 @@ CLASS_PROMPTS = {
 
 # Methods that the release does not have take its prompts of the same kind: method → kind → lender.
 _BORROWED = {
+    "cfd": {"augmentations": "bendvlm", "bias_prompts": "sem-b"},
+    "leace": {"bias_prompts": "sem-b"},
+    "sfid": {"bias_prompts": "sem-b"},
     "debiaslens-e": {"bias_prompts": "sem-b"},
 }
 

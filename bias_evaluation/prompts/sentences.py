@@ -14,8 +14,8 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,16 @@ from safe_io.documents import Section, as_strings, describe, read_yaml, unknown
 from safe_io.errors import InputError
 
 Pair = tuple[str, str]
+Wordings = tuple[tuple[tuple[str, ...], ...], ...]  # class → query → wordings, as many for each query
 _MOST_SENTENCES = 1_000_000  # of one frame
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+# What to do where a kind of prompt is missing that files do not spell out.
+_HINTS = {
+    "attribute_prompts": "; they are made from 'augmentations' (or 'candidates') that all hold {bias}, "
+    "or of which there is one for each bias class"
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,7 @@ class MethodPrompts:
     helpful: tuple[Pair, ...] = ()
     paraphrases: tuple[tuple[str, ...], ...] = ()
     bias_prompts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    attribute_prompts: Wordings = ()
 
     def sentences(self) -> Iterator[str]:
         """All sentences, in a fixed order, with repetitions."""
@@ -51,6 +60,7 @@ class MethodPrompts:
         yield from itertools.chain.from_iterable(self.harmful + self.helpful)
         yield from itertools.chain.from_iterable(self.paraphrases)
         yield from itertools.chain.from_iterable(self.bias_prompts.values())
+        yield from itertools.chain.from_iterable(itertools.chain.from_iterable(self.attribute_prompts))
 
 
 @dataclass(frozen=True)
@@ -107,7 +117,7 @@ class SettingPrompts:
                 if not (self.diverse if kind == "diverse" else getattr(prompts, kind)):
                     raise InputError(
                         f"{method} needs {kind.replace('_', ' ')} for '{group.name}', "
-                        f"but {self.source} has none"
+                        f"but {self.source} has none{_HINTS.get(kind, '')}"
                     )
 
     def used_by(self, method: str, needs: frozenset[str]) -> dict[str, Any]:
@@ -154,6 +164,12 @@ class GroupEmbedder:
             self._done[pairs] = flat.reshape(len(pairs), 2, -1)
         return self._done[pairs]
 
+    def _wordings(self, queries: tuple[tuple[str, ...], ...]) -> Tensor:
+        if queries not in self._done:
+            flat = self.matrix(tuple(itertools.chain.from_iterable(queries)))
+            self._done[queries] = flat.reshape(len(queries), len(queries[0]), -1)
+        return self._done[queries]
+
     def group(self, group: PromptGroup, method: str, needs: frozenset[str]) -> QueryGroup:
         """Embed one group's queries and the sentences that a method needs."""
         prompts = group.for_method(method, needs)
@@ -174,6 +190,7 @@ class GroupEmbedder:
             name=group.name,
             paraphrases=tuple(self.matrix(p) for p in prompts.paraphrases),
             bias_prompts=tuple(self.matrix(p) for p in prompts.bias_prompts.values()),
+            attribute_prompts=tuple(map(self._wordings, prompts.attribute_prompts)),
             **matrices,
             **pairs,
         )
@@ -381,7 +398,7 @@ def expand_setting(section: Section, attributes: Section, setting: str) -> tuple
     section.finish()
     names = list(filler.queries)
     groups = [(setting, names)] if together else [(name, [name]) for name in names]
-    return tuple(
+    expanded = [
         PromptGroup(
             name=name,
             queries=tuple(filler.one(sentence, q) for q in members),
@@ -389,7 +406,86 @@ def expand_setting(section: Section, attributes: Section, setting: str) -> tuple
             overrides={m: _expand_kinds(kinds, members, filler) for m, kinds in overrides.items()},
         )
         for name, members in groups
-    )
+    ]
+    sizes = {m: _words_by_class(kinds, filler) for m, kinds in {"": raw, **overrides}.items()}
+    return with_attribute_prompts(expanded, {m: words for m, words in sizes.items() if words})
+
+
+def _words_by_class(kinds: Mapping[str, Any], filler: _Filler) -> tuple[int, ...]:
+    """How many augmentations of a template are of each class; empty if they are not listed class by class.
+
+    They are if all templates name a class, or none does and there is one template for each class.
+    """
+    value = kinds.get("augmentations") or kinds.get("candidates") or []
+    lists = list(value.values()) if isinstance(value, Mapping) else [value]
+    templates = list(itertools.chain.from_iterable(lists))
+    if _name_classes(templates):
+        return tuple(map(len, filler.bias.values()))
+    written_out = not any(map(_names_class, templates)) and all(len(t) == len(filler.bias) for t in lists)
+    return (1,) * len(filler.bias) if written_out else ()
+
+
+def _name_classes(templates: Iterable[str]) -> bool:
+    return all(map(_names_class, templates))
+
+
+def _names_class(template: str) -> bool:
+    return bool({"bias", "a_bias"} & set(_PLACEHOLDER.findall(template)))
+
+
+def with_attribute_prompts(
+    groups: Sequence[PromptGroup], words: Mapping[str, Sequence[int]] | None = None
+) -> tuple[PromptGroup, ...]:
+    """Give every group the attribute prompts of its setting, which all groups share.
+
+    They are the augmentations of all queries by bias class. Where augmentations are not listed class by class
+    there are none.
+
+    Parameters
+    ----------
+    groups : sequence of PromptGroup
+    words : mapping, optional
+        Method with augmentations of its own ("": the common ones) that are listed class by class → how many
+        of a template are of each class. Without it, all are, and one of each.
+    """
+    common = attribute_prompts(groups, words and words.get("")) if words is None or "" in words else ()
+    groups = [replace(g, common=replace(g.common, attribute_prompts=common)) for g in groups]
+    for method in {m for g in groups for m, kinds in g.overrides.items() if "augmentations" in kinds}:
+        known = words is None or method in words
+        found = attribute_prompts(groups, words and words[method], method) if known else ()
+        own = {"attribute_prompts": found}
+        groups = [
+            replace(g, overrides={**g.overrides, method: {**g.overrides.get(method, {}), **own}})
+            for g in groups
+        ]
+    return tuple(groups)
+
+
+def attribute_prompts(
+    groups: Sequence[PromptGroup], words: Sequence[int] | None = None, method: str = ""
+) -> Wordings:
+    """Sort the augmentations of all queries of some groups by bias class; none where they cannot be.
+
+    Parameters
+    ----------
+    groups : sequence of PromptGroup
+    words : sequence of int, optional
+        How many augmentations of a template are of each class; one by default.
+    method : str
+        Whose augmentations; of a method without its own, the common ones.
+    """
+    queries: list[list[tuple[str, ...]]] = []  # query → class → wordings
+    for group in groups:
+        found = group.for_method(method, frozenset({"augmentations", "bias_prompts"}))
+        sentences, sizes = found.augmentations, list(words or [1] * len(found.bias_prompts))
+        if not sentences or not sizes or len(sentences) % (len(group.queries) * sum(sizes)):
+            return ()
+        templates = len(sentences) // (len(group.queries) * sum(sizes))
+        rest = iter(sentences)
+        queries += [[tuple(itertools.islice(rest, templates * n)) for n in sizes] for _ in group.queries]
+    if len({tuple(map(len, by_class)) for by_class in queries}) != 1:
+        return ()
+    return tuple(zip(*queries, strict=True))
 
 
 def _class_words(section: Section, key: str) -> dict[str, tuple[str, ...]]:
@@ -430,7 +526,10 @@ def _expand_kinds(raw: Mapping[str, Any], members: list[str], filler: _Filler) -
     if "candidates" in kinds:
         lists = _lists(raw["candidates"], members, filler, f"{filler.where}: 'candidates'")
         kinds["candidate_pairs"] = _pairs_within([len(each) for each in lists])
-        kinds.setdefault("augmentations", kinds["candidates"])
+        if "augmentations" not in kinds:
+            kinds["augmentations"] = _by_class(
+                raw["candidates"], members, filler, f"{filler.where}: 'candidates'"
+            )
     return kinds
 
 
@@ -471,6 +570,17 @@ def _per_query(value: Any, members: list[str], filler: _Filler, where: str) -> t
     return tuple(itertools.chain.from_iterable(lists))
 
 
+def _by_class(value: Any, members: list[str], filler: _Filler, where: str) -> tuple[str, ...]:
+    """Sentences for each query, query by query and, where all templates name a class, class by class."""
+    found: list[str] = []
+    for query in members:
+        templates = as_strings(list(_for_query(value, query, filler, where)), where)
+        classes = list(filler.bias) if _name_classes(templates) else [None]
+        for name in classes:
+            found += filler.many(templates, query, name)
+    return tuple(found)
+
+
 def _lists(value: Any, members: list[str], filler: _Filler, where: str) -> tuple[tuple[str, ...], ...]:
     """One list of sentences for each query."""
     return tuple(
@@ -494,7 +604,7 @@ def _pair_list(value: Any, members: list[str], filler: _Filler, where: str) -> t
 _EXPANDERS: dict[str, Callable[[Any, list[str], _Filler, str], Any]] = {
     "spurious": _once,
     "candidates": _per_query,
-    "augmentations": _per_query,
+    "augmentations": _by_class,
     "harmful": _pair_list,
     "helpful": _pair_list,
     "paraphrases": _lists,

@@ -135,7 +135,8 @@ def fold_scores(
     """Score every fold's evaluation images.
 
     Images are scored once for all folds, a fold's scores are columns of these; where a fold has text of its
-    own, the text of all folds is scored together. Only noise makes a fold's images its own.
+    own, the text of all folds is scored together. Only noise, or a fit on a fold's reference images, makes a
+    fold's images its own.
 
     Parameters
     ----------
@@ -153,11 +154,13 @@ def fold_scores(
     -------
     iterable of Tensor of shape (Q, m), float32
         For each fold: cosine of each query with each of the fold's evaluation rows. `SharedScores` unless the
-        method draws noise.
+        method draws noise or fits images.
     """
     folds = torch.from_numpy(val).to(images.device)
     if method.random_images:
         return _scores_with_noise(method, groups, images, folds)
+    if method.fits_images:
+        return _scores_of_fits(method, groups, images, folds, reference())
     text = method.debias_text(groups, reference() if method.needs_reference else None)
     queries = _queries_of_folds(text, len(folds)) if method.needs_reference else None
     together = [t.flatten(0, -2) for t in text]
@@ -195,6 +198,25 @@ def _scores_with_noise(
     for fold, chosen in enumerate(folds):
         transform = method.image_transform(groups, fold)
         yield _in_chunks(transform, lambda rows, c=chosen: prepared[c[rows]], slice(0, len(chosen)), text)
+
+
+def _scores_of_fits(
+    method: DebiasingMethod,
+    groups: Sequence[QueryGroup],
+    images: StoredImages,
+    folds: Tensor,
+    reference: ReferenceImages,
+) -> Iterator[Tensor]:
+    """Fit each fold's reference images, and score its evaluation rows alone."""
+    text = method.debias_text(groups, reference if method.needs_reference else None)
+    for fold, chosen in enumerate(folds):
+        own = [t[fold] for t in text] if method.needs_reference else text
+        transform = method.image_transform(groups, fold, reference)
+
+        def take(rows: slice, chosen: Tensor = chosen) -> Tensor:
+            return method.prepare_images(images.take(chosen[rows], normalize=method.normalize))
+
+        yield _in_chunks(transform, take, slice(0, len(chosen)), own)
 
 
 def _prepare(method: DebiasingMethod, images: StoredImages) -> Tensor:

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from bias_evaluation.grid.plan import ResultKey
@@ -17,7 +16,7 @@ from bias_evaluation.scoring.reranking import Reranking
 from bias_evaluation.scoring.retrieval import evaluate_retrieval, judged_queries, summarize_retrieval
 from bias_evaluation.suite.reranking import make_reranking
 from bias_evaluation.suite.workspace import Workspace
-from debiasing_methods.base import DebiasingMethod, QueryGroup, ReferenceImages
+from debiasing_methods.base import DebiasingMethod, QueryGroup
 from debiasing_methods.registry import get_method
 from safe_io.errors import as_input_error
 
@@ -76,7 +75,7 @@ def evaluate(
             [group for each in groups for group in each],
             workspace.inputs.images,
             workspace.inputs.data.val,
-            lambda: _reference(workspace, keys[0]),
+            lambda: workspace.inputs.reference(keys[0].setting.bias),
         )
         for key, mine in zip(keys, _split(scores, groups), strict=True):
             yield key, _records(workspace, key, method, mine)
@@ -85,13 +84,6 @@ def evaluate(
 def _groups(workspace: Workspace, key: ResultKey, method: DebiasingMethod) -> list[QueryGroup]:
     prompts = workspace.inputs.prompts(key.setting).groups
     return [workspace.inputs.embedder.group(group, key.method.name, method.needs) for group in prompts]
-
-
-def _reference(workspace: Workspace, key: ResultKey) -> ReferenceImages:
-    images, bias = workspace.inputs.images, key.setting.bias
-    arrays = workspace.inputs.codes(bias), workspace.inputs.data.train
-    codes, train = (torch.from_numpy(array).to(images.device) for array in arrays)
-    return ReferenceImages(images.rows, codes, tuple(map(str, bias.values)), train)
 
 
 def _split(scores: Iterable[Tensor], groups: Sequence[Sequence[QueryGroup]]) -> Iterator[Iterable[Tensor]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
 from bias_evaluation.datasets.folder import (
     TRAIN_INDICES,
@@ -26,6 +27,7 @@ from bias_evaluation.grid.configs import Backbone, DatasetConfig, Labels, Settin
 from bias_evaluation.grid.plan import ResultKey, RunOptions
 from bias_evaluation.prompts.sentences import GroupEmbedder, SettingPrompts
 from bias_evaluation.prompts.setting_prompts import load_setting_prompts
+from debiasing_methods.base import ReferenceImages
 from debiasing_methods.registry import get_method
 from safe_io.digests import remembered_sha256
 from safe_io.documents import unknown
@@ -72,6 +74,7 @@ class Inputs:
         self._shared = shared
         self._data: EvaluationData | None = None
         self._images: StoredImages | None = None
+        self._references: dict[Labels, ReferenceImages] = {}
 
     @property
     def files(self) -> dict[str, list[Path]]:
@@ -103,12 +106,14 @@ class Inputs:
 
     def open(self) -> None:
         """Open the embeddings, again if they are open: `data` may have been for a long time."""
+        self._references.clear()
         self._data = self._open_data()
         self._images = self._open_images()
 
     def release(self) -> None:
         """Let go of the arrays."""
         self._data = self._images = None
+        self._references.clear()
 
     def _open_data(self) -> EvaluationData:
         rows = self._shared.get(("rows", self.folder), self._load_rows)
@@ -129,6 +134,22 @@ class Inputs:
     def codes(self, labels: Labels) -> np.ndarray:
         """Class codes of all images, int64 ``(N,)``; found once for each column and its values."""
         return self._shared.get(("codes", self.folder, labels), lambda: self.data.codes(labels))
+
+    def reference(self, bias: Labels) -> ReferenceImages:
+        """Labelled images of all folds; one object while the images are open, for fits are kept by it."""
+        if bias not in self._references:
+            codes, train = (
+                torch.from_numpy(array).to(self.images.device)
+                for array in (self.codes(bias), self.data.train)
+            )
+            names = tuple(map(str, bias.values))
+            self._references[bias] = ReferenceImages(self.images.rows, codes, names, train)
+        return self._references[bias]
+
+    def needs(self, key: ResultKey) -> frozenset[str]:
+        """Kinds of prompts that the method of a result needs with its options."""
+        options = key.method.options_for(key.setting.bias_attribute)
+        return get_method(key.method.name).needs_with(options)
 
     def relevant(self, setting: Setting, names: Sequence[str]) -> np.ndarray | None:
         """Which images have each query's label, ``(Q, N)``; None for unlabelled queries."""
@@ -164,7 +185,7 @@ class Inputs:
 
     def sentences(self, key: ResultKey) -> list[str]:
         """Every sentence that a result needs."""
-        found = self.prompts(key.setting).sentences(key.method.name, get_method(key.method.name).needs)
+        found = self.prompts(key.setting).sentences(key.method.name, self.needs(key))
         predicted = key.rerank and self.options.rerank_labels == "predicted"
         return [*found, *self.label_prompts(key.setting)] if predicted else found
 

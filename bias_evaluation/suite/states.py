@@ -60,7 +60,7 @@ class States:
             "config": sha256_json(
                 [setting, key.method.name, options, key.seed, k, inputs.backbone.dim, *after]
             ),
-            "prompts": sha256_json(inputs.prompts(key.setting).used_by(key.method.name, method.needs)),
+            "prompts": sha256_json(inputs.prompts(key.setting).used_by(method.name, inputs.needs(key))),
             "weights": inputs.digest(file.path for file in files) if files else "",
             "text": inputs.text.digest,
             **{component: inputs.digest(paths) for component, paths in inputs.files.items()},
@@ -100,7 +100,7 @@ class States:
         )
 
     def _missing_prompts(self, key: ResultKey) -> list[str]:
-        self.inputs.prompts(key.setting).check_for(key.method.name, get_method(key.method.name).needs)
+        self.inputs.prompts(key.setting).check_for(key.method.name, self.inputs.needs(key))
         digest_parts(self.inputs, key)  # raises if labels are to be predicted without a prompt for each class
         return []
 

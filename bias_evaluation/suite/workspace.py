@@ -18,6 +18,8 @@ from bias_evaluation.suite.trained_methods import TrainedMethods
 from debiasing_methods.registry import get_method
 from safe_io.errors import InputError
 
+_AT_LEAST = {1: "reference images", 2: "at least two reference images"}
+
 
 class Workspace:
     """What the results of one dataset and backbone share.
@@ -55,7 +57,7 @@ class Workspace:
     def check(self, keys: Sequence[ResultKey]) -> None:
         """Raise `InputError` where files, labels, folds and K do not go together; nothing large is loaded."""
         for key in keys:
-            if get_method(key.method.name).needs_reference:
+            if get_method(key.method.name).takes_labelled_images():
                 self._check_reference(key)
             if key.rerank:
                 check_shares(self.inputs, key)
@@ -66,14 +68,17 @@ class Workspace:
                 self._check_classification(setting)
 
     def _check_reference(self, key: ResultKey) -> None:
-        """Raise where a fold's reference part has no image of a bias class."""
+        """Raise where a fold's reference part has too few images of a bias class."""
+        fewest = 2 if get_method(key.method.name).fits_images else 1
         bias, classes = self.inputs.codes(key.setting.bias), key.setting.bias.values
         for fold, rows in enumerate(self.inputs.data.train):
-            absent = np.flatnonzero(np.bincount(bias[rows], minlength=len(classes)) == 0)
-            if len(absent):
+            sizes = np.bincount(bias[rows], minlength=len(classes))
+            if sizes.min() < fewest:
+                few = int(sizes.argmin())
                 raise InputError(
-                    f"{key.method.name} needs reference images of every bias class, but fold {fold} has none "
-                    f"of '{classes[absent[0]]}'; use folds that hold every class, or leave the method out"
+                    f"{key.method.name} needs {_AT_LEAST[fewest]} of every bias class, but fold {fold} has "
+                    f"{sizes[few] or 'none'} of '{classes[few]}'; use folds that hold every class, or leave "
+                    f"the method out"
                 )
 
     def _check_retrieval(self, setting: Setting) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from debiasing_methods.base import PROMPT_KINDS, IdentityTransform, QueryGroup
+from debiasing_methods.base import PROMPT_KINDS, IdentityTransform, QueryGroup, ReferenceImages
 from debiasing_methods.registry import GROUPS, METHODS, get_method
 
 NAMES = list(METHODS)
@@ -36,7 +36,7 @@ def test_text_has_the_shape_dtype_and_finite_values_of_the_queries(name, dtype, 
 def test_images_have_the_shape_and_dtype_that_was_given(name, dtype, make_world):
     world = make_world(dtype)
     method = world.method(name)
-    prepared, transform = world.prepared(method), method.image_transform(world.groups)
+    prepared, transform = world.prepared(method), world.transform(method)
     assert len(prepared) == len(world.images)
     assert prepared.dtype == dtype
     for g in range(len(world.groups)):
@@ -59,7 +59,7 @@ def test_inputs_are_not_changed_nor_handed_back(name, make_world):
     results = world.text(method)
     prepared = world.prepared(method)
     prepared_before = prepared.clone()
-    transform = method.image_transform(world.groups)
+    transform = world.transform(method)
     transform.apply(prepared, 2)
     transform.scores(prepared, [group.queries for group in world.groups])
     assert torch.equal(prepared, prepared_before)
@@ -76,7 +76,7 @@ def test_the_same_inputs_give_the_same_outputs(name, make_world):
         world = make_world()
         method = world.method(name)
         text = world.text(method)
-        transform = method.image_transform(world.groups, fold=1)
+        transform = world.transform(method, fold=1)
         scores = transform.scores(world.prepared(method), [g.queries for g in world.groups])
         runs.append([*text, scores])
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
@@ -88,10 +88,10 @@ def test_groups_together_give_what_each_gives_alone(name, dtype, make_world):
     method = world.method(name)
     prepared, queries = world.prepared(method), [group.queries for group in world.groups]
     together = world.text(method)
-    columns = method.image_transform(world.groups).scores(prepared, queries).split([1, 1, 2], dim=1)
+    columns = world.transform(method).scores(prepared, queries).split([1, 1, 2], dim=1)
     for group, result, scores in zip(world.groups, together, columns, strict=True):
         _assert_close(world.text(method, [group])[0], result, TOLERANCE[dtype])
-        alone = method.image_transform([group]).scores(prepared, [group.queries])
+        alone = world.transform(method, [group]).scores(prepared, [group.queries])
         _assert_close(alone, scores, TOLERANCE[dtype])
 
 
@@ -100,7 +100,7 @@ def test_scores_are_cosines_with_the_materialised_images(name, dtype, make_world
     world = make_world(dtype)
     method = world.method(name)
     text = [t.reshape(-1, t.shape[-1]) for t in world.text(method)]  # folds, if any, as further queries
-    prepared, transform = world.prepared(method), method.image_transform(world.groups, fold=2)
+    prepared, transform = world.prepared(method), world.transform(method, fold=2)
     expected = [
         normalize(transform.apply(prepared, g), dim=1) @ normalize(t, dim=1).T for g, t in enumerate(text)
     ]
@@ -112,7 +112,7 @@ def test_a_split_into_chunks_changes_nothing(name, cuts, make_world):
     world = make_world()
     method = world.method(name)
     queries = [group.queries for group in world.groups]
-    prepared, transform = world.prepared(method), method.image_transform(world.groups, fold=1)
+    prepared, transform = world.prepared(method), world.transform(method, fold=1)
     starts = [sum(cuts[:i]) for i in range(len(cuts))]
     parts = list(zip(prepared.split(cuts), starts, strict=True))
     scores = torch.cat([transform.scores(part, queries, first_row=start) for part, start in parts])
@@ -127,12 +127,13 @@ def test_the_declared_facts_are_true(name, make_world):
     assert get_method(name) is type(method)
     assert method.name == name
     assert method.needs <= set(PROMPT_KINDS)
+    assert method.needs_with({}) == method.needs
     queries = [normalize(group.queries, dim=1) for group in world.groups]
     cosines = [(normalize(t, dim=-1) * q).sum(-1) for t, q in zip(world.text(method), queries, strict=True)]
     turned = bool(torch.cat([c.flatten() for c in cosines]).min() < 1 - 1e-3)
     assert turned == method.changes_text
 
-    transform = method.image_transform(world.groups)
+    transform = world.transform(method)
     if not method.changes_images:
         assert isinstance(transform, IdentityTransform)
     scores = transform.scores(world.prepared(method), queries)
@@ -140,13 +141,30 @@ def test_the_declared_facts_are_true(name, make_world):
     assert bool((scores - plain).abs().max() > 1e-3) == method.changes_images
 
 
-def test_only_declared_noise_depends_on_the_fold(name, make_world):
+def test_only_declared_noise_and_fits_depend_on_the_fold(name, make_world):
     world = make_world()
     method = world.method(name)
-    first, second = (
-        method.image_transform(world.groups, fold).apply(world.prepared(method)) for fold in (0, 1)
+    first, second = (world.transform(method, fold=fold).apply(world.prepared(method)) for fold in (0, 1))
+    assert torch.equal(first, second) != (method.random_images or method.fits_images)
+
+
+@pytest.mark.parametrize("fold", [0, 2])
+def test_a_fold_knows_its_own_reference_images_alone(name, fold, make_world):
+    """What is evaluated is never what was fitted: other rows, labels and folds may be anything."""
+    world = make_world()
+    rows, images, labels = world.reference.folds[fold], world.reference.images, world.reference.labels
+    strange = ReferenceImages(
+        -3 * images.flip(0), (labels + 1) % 3, world.reference.classes, world.reference.folds.flip(1)
     )
-    assert torch.equal(first, second) != method.random_images
+    strange.images[rows], strange.labels[rows] = images[rows], labels[rows]
+    strange.folds[fold] = rows
+    results = []
+    for reference in (world.reference, strange):
+        world.reference = reference
+        method = world.method(name)
+        text = [t[fold] if method.needs_reference else t for t in world.text(method)]
+        results.append([*text, world.transform(method, fold=fold).scores(world.prepared(method), text)])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def test_a_missing_kind_of_prompt_is_named(name, make_world):
@@ -171,6 +189,10 @@ def test_reference_images_are_asked_for_only_where_needed(name, make_world):
             method.debias_text(world.groups)
     else:
         assert len(method.debias_text(world.groups)) == len(world.groups)
+    if method.fits_images:
+        with pytest.raises(ValueError, match=f"^{name} needs labelled reference images$"):
+            method.image_transform(world.groups)
+    assert method.takes_labelled_images() == (method.needs_reference or method.fits_images)
 
 
 def test_an_unknown_name_is_answered_with_the_choices(name):

@@ -1,4 +1,4 @@
-"""All twelve methods against what the published implementation gives (bounds: the oracle's README)."""
+"""The paper's twelve methods against the published implementation (bounds: the oracle's README)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from bias_evaluation.weights.read import load_prism_map, load_sae, load_zsdebias, sae_from_state_dict
-from debiasing_methods.registry import METHODS
+from debiasing_methods.registry import PAPER
 from debiasing_methods.zsdebias import ZSDebias, noise
 
 SETTINGS = ("fairface_stereotype_race", "celeba_hair_gender", "celeba_blond_hair_gender", "waterbirds")
@@ -21,7 +21,7 @@ SETTINGS = ("fairface_stereotype_race", "celeba_hair_gender", "celeba_blond_hair
 ON_TEXT = [
     (setting, name)
     for setting in SETTINGS
-    for name in METHODS
+    for name in PAPER
     if name != "zsdebias" and (setting, name) != ("fairface_stereotype_race", "prism")
 ]
 ON_IMAGES = [(setting, name) for setting, name in ON_TEXT if name in ("roboshot", "prism-mini", "prism")]

@@ -13,11 +13,11 @@ from support.oracle import Oracle, as_tensor, deviation
 from torch.nn.functional import normalize
 
 from bias_evaluation.weights.read import sae_from_state_dict
-from debiasing_methods.registry import METHODS
+from debiasing_methods.registry import METHODS, PAPER
 from safe_io.checkout import ROOT
 
 PATH = ROOT / "tests" / "oracle" / "published.npz"
-TEXT = [name for name in METHODS if name != "zsdebias"]
+TEXT = [name for name in PAPER if name != "zsdebias"]
 IMAGES = ["roboshot", "prism-mini", "prism"]
 BOUND = 1e-5  # relative to the largest entry
 BOUNDS = {"bendvlm": 1e-4, "bendsem-bi": 1e-4}  # the published solver is numerical

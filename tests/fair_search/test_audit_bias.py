@@ -75,7 +75,7 @@ def test_all_methods_side_by_side(system, search_world, tmp_path, capsys):
     assert "BendSEM_bi" in out
     assert "K = 10, means over 3 queries" in out
     retrieved = pd.read_csv(tmp_path / "retrieved.csv")
-    assert len(retrieved) == 12 * 3 * 10
+    assert len(retrieved) == len(METHODS) * 3 * 10
     metadata = pd.read_csv(folder / "metadata.csv")
     assert (retrieved["group"].to_numpy() == metadata["gender"].to_numpy()[retrieved["row"]]).all()
     assert (retrieved["id"].to_numpy() == metadata["file_path"].to_numpy()[retrieved["row"]]).all()
@@ -116,7 +116,23 @@ def test_query_embeddings_need_no_model(system, tmp_path):
     np.save(folder / "q.npy", np.random.default_rng(1).normal(size=(4, 32)).astype(np.float32))
     given = [*options[:6], "--queries", folder / "q.npy", "--k", "7", "--draws", "5"]
     assert run(list(map(str, given)), "--output-dir", tmp_path) == 0
-    assert set(pd.read_csv(tmp_path / "audit.csv")["method"]) == {"vanilla", "(random order)"}
+    without_prompts = {name for name, cls in METHODS.items() if not cls.needs and cls.weights is None}
+    assert set(pd.read_csv(tmp_path / "audit.csv")["method"]) == {*without_prompts, "(random order)"}
+
+
+def test_methods_that_cannot_be_fitted_are_left_out_unless_they_are_named(system, tmp_path, capsys):
+    folder, options = system
+    images, genders = np.load(folder / "images.npy"), pd.read_csv(folder / "metadata.csv")["gender"]
+    images[:, :20] = np.where(genders == "Male", 50, -50)[:, None]  # the forest is sure of everybody
+    np.save(folder / "sure.npy", images)
+    sure = [str(folder / "sure.npy") if option.endswith("images.npy") else option for option in options]
+    assert run(sure, "--output-dir", tmp_path) == 0
+    assert "left out: sfid: no reference image has" in capsys.readouterr().err
+    assert {"spd", "sfid"} <= set(json.loads((tmp_path / "audit.json").read_text())["left_out_methods"])
+    assert "leace" in set(pd.read_csv(tmp_path / "audit.csv")["method"])
+    assert run_main(partial(audit_bias.main, [*sure, "--methods", "vanilla", "sfid"])) == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "sfid: no reference image has" in line
 
 
 def test_index(system, tmp_path, capsys):

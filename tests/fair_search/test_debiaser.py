@@ -29,6 +29,7 @@ from safe_io.errors import InputError
 QUERIES = ["A photo of a doctor.", "nurse", "Una foto de un médico", "医者の写真", "nurse"]
 WITHOUT_TEXT = ["vanilla", "orth-proj", "prism-mini", "sem-b", "prism", "zsdebias"]
 WITHOUT_TEXT += ["debiaslens-e", "debiaslens-e-control"]
+WITHOUT_TEXT += ["spd", "leace", "sfid", "clip-clip"]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -81,12 +82,12 @@ def test_a_projected_query_is_orthogonal_to_the_spurious_prompts(search_world: A
 def test_embeddings_give_what_their_texts_give(search_world: Any, method: str) -> None:
     loaded = search_world.load(method)
     raw = loaded.text.embed(QUERIES[:4]).numpy()
-    np.testing.assert_allclose(loaded.debias(raw), loaded.debias(QUERIES[:4]), atol=1e-6)
-    np.testing.assert_allclose(
-        loaded.scores(search_world.images, raw),
-        loaded.scores(search_world.images, QUERIES[:4]),
-        atol=1e-6,
-    )
+    labelled = loaded.labelled((search_world.images, search_world.labels))
+    for one, other in (
+        [loaded.debias(queries, labelled) for queries in (raw, QUERIES[:4])],
+        [loaded.scores(search_world.images, queries, labelled) for queries in (raw, QUERIES[:4])],
+    ):
+        np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - set(WITHOUT_TEXT)))

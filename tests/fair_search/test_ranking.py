@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from debiasing_methods.base import IdentityTransform, Vanilla
+from debiasing_methods.base import IdentityTransform, ReferenceImages, Vanilla
 from debiasing_methods.registry import METHODS
 from fair_search import ranking
 from fair_search.audit import AuditedMethod, make_scorers
-from fair_search.groups import Groups
 from fair_search.ranking import Scorer, rank_images, read_chunks
 from safe_io.arrays import read_matrix
 from safe_io.errors import InputError
@@ -70,10 +69,13 @@ def test_every_method_ranks_as_its_scores_say(search_world, name):
     debiaser = search_world.load(name)
     queries = ["A photo of a doctor.", "A photo of a nurse."]
     codes = np.unique(search_world.labels, return_inverse=True)[1]
-    groups = Groups("gender", tuple(np.unique(search_world.labels)), codes)
-    reference = np.arange(20) if debiaser.method.needs_reference else np.empty(0, np.int64)
+    takes = debiaser.method.takes_labelled_images()
+    reference = np.arange(20) if takes else np.empty(0, np.int64)
+    classes, images = tuple(np.unique(search_world.labels)), torch.from_numpy(search_world.images[reference])
+    folds = torch.arange(len(reference))[None]
+    given = ReferenceImages(images, torch.from_numpy(codes[reference]), classes, folds)
     each = AuditedMethod(debiaser.method, debiaser.groups(queries))
-    scorers = make_scorers(search_world.images, groups, {name: each}, reference)
+    scorers, _ = make_scorers({name: each}, given if takes else None)
     found = rank_images(search_world.images, scorers, 5, chunk_rows=9)[name]
     labelled = (search_world.images[reference], search_world.labels[reference]) if len(reference) else None
     scores = debiaser.scores(search_world.images, queries, labelled).T

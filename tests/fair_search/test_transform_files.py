@@ -18,14 +18,15 @@ from safe_io.files import save_weights
 
 QUERIES = ["A photo of a doctor.", "nurse", "医者の写真"]
 CHANGE_IMAGES = [name for name, cls in METHODS.items() if cls.changes_images]
-LINEAR = ["roboshot", "prism-mini", "prism"]
+FORMULAS = ["roboshot", "prism-mini", "prism", "spd", "leace", "sfid", "clip-clip"]
 
 
 def export(search_world: Any, method: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Write a method's transform; return its debiased queries and its own scores."""
     loaded = search_world.load(method)
-    assert save_transform(path, loaded.image_transform(QUERIES), len(QUERIES))
-    return loaded.debias(QUERIES), loaded.scores(search_world.images, QUERIES)
+    labelled = loaded.labelled((search_world.images, search_world.labels))
+    assert save_transform(path, loaded.image_transform(QUERIES, labelled), len(QUERIES))
+    return loaded.debias(QUERIES, labelled), loaded.scores(search_world.images, QUERIES, labelled)
 
 
 @pytest.mark.parametrize("method", CHANGE_IMAGES)
@@ -49,7 +50,7 @@ def test_parts_of_an_index_give_what_the_whole_gives(search_world: Any, method: 
     np.testing.assert_allclose(np.concatenate(parts), file.apply(images), atol=1e-6)
 
 
-@pytest.mark.parametrize("method", LINEAR)
+@pytest.mark.parametrize("method", FORMULAS)
 def test_the_documented_formula_is_the_method(search_world: Any, method: str, tmp_path: Path) -> None:
     text, scores = export(search_world, method, tmp_path / "t.safetensors")
     tensors = load_file(tmp_path / "t.safetensors")
@@ -57,6 +58,10 @@ def test_the_documented_formula_is_the_method(search_world: Any, method: str, tm
     for q, i in enumerate(tensors["transform_of_query"]):
         if method == "prism":
             new = x @ tensors[f"matrix_{i}"].T
+        elif method in ("spd", "leace"):
+            new = x - (x @ tensors["left"]) @ tensors["right"] + tensors["offset"]
+        elif method in ("sfid", "clip-clip"):
+            new = np.where(tensors["kept"], x, tensors["constant"])
         else:
             y = x - x @ tensors[f"removed_{i}"].T @ tensors[f"removed_{i}"]
             new = y + y @ tensors[f"doubled_{i}"].T @ tensors[f"doubled_{i}"]
@@ -70,6 +75,7 @@ def test_queries_share_a_transform_where_the_method_does(search_world: Any, tmp_
         export(search_world, method, tmp_path / "t.safetensors")
         numbers[method] = TransformFile(tmp_path / "t.safetensors").transform_of_query.tolist()
     assert numbers.pop("roboshot") == [0, 1, 2]  # its helpful pairs are written with the query
+    assert numbers.pop("cfd") == [0, 1, 2]  # its classes too
     assert all(found == [0, 0, 0] for found in numbers.values())
 
 

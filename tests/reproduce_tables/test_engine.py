@@ -16,7 +16,7 @@ import pytest
 
 from bias_evaluation.display.result_table import read_results
 from bias_evaluation.results.aggregation import collect_results
-from debiasing_methods.registry import METHODS
+from debiasing_methods.registry import METHODS, PAPER
 from reproduce_tables import TABLES_FILE
 from reproduce_tables.__main__ import main
 from reproduce_tables.engine import fill, load_description
@@ -316,6 +316,13 @@ def test_the_papers_rows_are_all_methods_in_order() -> None:
             header, *body = csv.reader(file)
         assert header == ["Method", *(column.header for column in description.columns)]
         assert [line[0] for line in body] == names
+
+
+def test_the_extended_table_has_the_columns_of_table_2_and_a_row_for_every_method() -> None:
+    extended, paper = (load_description(TABLES_FILE, name) for name in ("extended", "2"))
+    assert [column.header for column in extended.columns] == [column.header for column in paper.columns]
+    assert [method.name for method in extended.methods] == list(METHODS)
+    assert [method.name for method in paper.methods] == list(PAPER)
 
 
 def test_groups_are_neighbours() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from debiasing_methods.base import DebiasingMethod, QueryGroup, ReferenceImages
+from debiasing_methods.base import DebiasingMethod, ImageTransform, QueryGroup, ReferenceImages
 from debiasing_methods.registry import METHODS
 from debiasing_methods.sae import SparseAutoencoder
 from debiasing_methods.zsdebias import DisentanglingVAE, Network
@@ -23,6 +23,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "bendsem-bi": {"num_neighbors": 7},
     "zsdebias": {"seed": 3},
     "debiaslens-e": {"tau": 0.5},  # a random autoencoder's latents are not so sure of a class
+    "sfid": {"m": 5},
 }
 
 
@@ -52,6 +53,12 @@ class World:
         groups = self.groups if groups is None else groups
         return method.debias_text(groups, self.reference if method.needs_reference else None)
 
+    def transform(
+        self, method: DebiasingMethod, groups: list[QueryGroup] | None = None, fold: int = 0
+    ) -> ImageTransform:
+        groups = self.groups if groups is None else groups
+        return method.image_transform(groups, fold, self.reference if method.fits_images else None)
+
     def prepared(self, method: DebiasingMethod) -> Tensor:
         images = torch.nn.functional.normalize(self.images, dim=1) if method.normalize else self.images
         return method.prepare_images(images)
@@ -75,7 +82,9 @@ def _make_world(dtype: torch.dtype = torch.float32, seed: int = 0) -> World:
     def prompts(*shape: int) -> Tensor:  # raw text embeddings are not centred and not unit
         return draw(*shape, DIM) + (2 * drift).to(dtype)
 
-    spurious, bias = prompts(CLASSES), tuple(prompts(5 + c) for c in range(CLASSES))  # shared by the groups
+    # shared by the groups
+    spurious, bias = prompts(CLASSES), tuple(prompts(5 + c) for c in range(CLASSES))
+    attribute = tuple(prompts(4, 1) for _ in range(CLASSES))
 
     def group(name: str, n_queries: int, pairs: Tensor | None = None) -> QueryGroup:
         return QueryGroup(
@@ -89,6 +98,7 @@ def _make_world(dtype: torch.dtype = torch.float32, seed: int = 0) -> World:
             helpful=prompts(2, 2),
             paraphrases=tuple(prompts(4 + q) for q in range(n_queries)),
             bias_prompts=bias,
+            attribute_prompts=attribute,
         )
 
     def network(inputs: int, outputs: int) -> Network:

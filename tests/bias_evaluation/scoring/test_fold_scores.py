@@ -27,7 +27,7 @@ def plain_scores(world, method, rows: Tensor, fold: int) -> Tensor:
     text = world.text(method)
     text = [t[fold] for t in text] if method.needs_reference else text
     images = method.prepare_images(normalize(world.images[rows]) if method.normalize else world.images[rows])
-    transform = method.image_transform(world.groups, fold)
+    transform = world.transform(method, fold=fold)
     columns = [normalize(transform.apply(images, g)) @ normalize(t).T for g, t in enumerate(text)]
     return torch.cat(columns, dim=1).T
 
