@@ -130,7 +130,8 @@ def test_methods_that_cannot_be_fitted_are_left_out_unless_they_are_named(system
     assert "left out: sfid: no reference image has" in capsys.readouterr().err
     assert {"spd", "sfid"} <= set(json.loads((tmp_path / "audit.json").read_text())["left_out_methods"])
     assert "leace" in set(pd.read_csv(tmp_path / "audit.csv")["method"])
-    assert run_main(partial(audit_bias.main, [*sure, "--methods", "vanilla", "sfid"])) == 2
+    named = [*sure, "--output-dir", str(tmp_path), "--methods", "vanilla", "sfid"]
+    assert run_main(partial(audit_bias.main, named)) == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert "sfid: no reference image has" in line
 
