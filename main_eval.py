@@ -20,7 +20,8 @@ if __name__ == "__main__":  # before packages that may be missing, or take their
 from tqdm import tqdm
 
 from bias_evaluation.embedding.engines import Call, Part, add_engine_options, check_engine_options, run_calls
-from bias_evaluation.grid.configs import DatasetConfig
+from bias_evaluation.grid.configs import DatasetConfig, add_direct_backbones
+from bias_evaluation.grid.direct_backbones import FORMS, is_direct
 from bias_evaluation.grid.flat_configs import load_configs
 from bias_evaluation.grid.plan import (
     RERANKING_LABELS,
@@ -76,7 +77,12 @@ def build_parser() -> ArgumentParser:
         help="dataset configs, e.g. config/celeba.yml, or flat configs of one result each",
     )
     add("--settings", nargs="+", metavar="S", help="only these task settings")
-    add("--backbone", nargs="+", metavar="B", help="only these backbones")
+    add(
+        "--backbone",
+        nargs="+",
+        metavar="B",
+        help=f"only these backbones; also {FORMS}, without an entry in a file",
+    )
     add(
         "--methods",
         nargs="+",
@@ -161,8 +167,8 @@ def make_grid(args: argparse.Namespace, part: Part | None = None) -> list[Planne
         raise InputError(f"--retrieval-k must be at least 1, got {args.retrieval_k}")
     if args.engine == "local":
         check_device(args.device)
-    configs = load_configs(args.config)
-    selection = Selection(args.settings, args.backbone, args.methods, args.seeds)
+    configs, backbones = add_direct_backbones(load_configs(args.config), args.backbone)
+    selection = Selection(args.settings, backbones, args.methods, args.seeds)
     check_selection(configs, selection)
     planned = [(config, key) for config in configs for key in plan(config, selection)]
     check_plan(planned, args.text_embeddings)
@@ -337,7 +343,8 @@ def run_on_ray(
         names = dict.fromkeys(backbone for _, backbone in wanted)
         texts = [
             Call("main_eval", [*argv, "--engine", "local", "--text-only", "--backbone", name], name)
-            for name in names
+            for name in args.backbone or names
+            if is_direct(name) or name in names
         ]
         run_calls(texts, device=args.device, what="encoding text")
     everywhere = places(item.key for item in grid)

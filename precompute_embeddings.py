@@ -37,7 +37,11 @@ def build_parser() -> ArgumentParser:
         "float32 after --precision fp32 and float16 after the others.",
     )
     parser.add_argument(
-        "--backbone", required=True, metavar="NAME", help="backbone, e.g. ViT-B-16 or ViT-B/16"
+        "--backbone",
+        required=True,
+        metavar="NAME",
+        help="backbone: a name of the backbone file, such as ViT-B-16; or, without an entry, "
+        "MODEL:TAG of open_clip, hf-hub:ORG/NAME or local-dir:FOLDER",
     )
     parser.add_argument(
         "--dataset-name",

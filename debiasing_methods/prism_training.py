@@ -220,7 +220,10 @@ def build_parser() -> ArgumentParser:
 
 
 def _add_what(group: argparse._ArgumentGroup) -> None:
-    text = "backbone(s), by the name here or OpenAI's (default with --config: the configs')"
+    text = (
+        "backbone(s), by the name here or OpenAI's, or MODEL:TAG, hf-hub:…, local-dir:… (default with "
+        "--config: the configs')"
+    )
     group.add_argument("--backbone", nargs="+", metavar="NAME", help=text)
     text = "task of the setting"
     group.add_argument("--task", choices=("retrieval", "zs_classification"), help=text)

@@ -122,7 +122,11 @@ def _add_source(group: argparse._ArgumentGroup) -> None:
     either.add_argument("--embeddings", help=text, **file)
     text = "prompts to encode: one a line, or a list in a .json, .yml or .yaml file"
     either.add_argument("--prompts", help=text, **file)
-    group.add_argument("--backbone", metavar="NAME", help="with --prompts: the backbone that encodes them")
+    group.add_argument(
+        "--backbone",
+        metavar="NAME",
+        help="with --prompts: the backbone that encodes them; also MODEL:TAG, hf-hub:… or local-dir:…",
+    )
     text = "with --prompts: backbone file (default: config/backbones.yml)"
     group.add_argument("--backbones-file", default=_BACKBONES, help=text, **file)
     text = "with --prompts: DIR/text_embeddings keeps what is encoded (default: data/ beside config/)"

@@ -179,7 +179,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--dataset-paths", nargs="+", required=True, help=text, **folder)
     text = "which corpus of the corpus file: human, animal, or another that it has"
     group.add_argument("--bias-attribute", required=True, metavar="NAME", help=text)
-    text = "backbone whose embeddings are used, by its name here or OpenAI's"
+    text = "backbone of the embeddings, by its name here or OpenAI's; or MODEL:TAG, hf-hub:…, local-dir:…"
     group.add_argument("--backbone", required=True, metavar="NAME", help=text)
     text = "bias corpora (default: config/zsdebias/default.yml)"
     group.add_argument("--corpus", type=Path, metavar="FILE", help=text)

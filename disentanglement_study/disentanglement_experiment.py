@@ -63,7 +63,12 @@ def build_parser() -> ArgumentParser:
         metavar="A",
         help="a bias attribute of the config, e.g. gender or ethnicity",
     )
-    add("--backbone", required=True, metavar="B", help="a backbone of the config")
+    add(
+        "--backbone",
+        required=True,
+        metavar="B",
+        help="a backbone of the config; or MODEL:TAG, hf-hub:…, local-dir:…",
+    )
     add(
         "--latent",
         "--feature",

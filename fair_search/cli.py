@@ -20,8 +20,9 @@ def add_backbone_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--backbone",
         metavar="NAME",
-        help="a name of config/backbones.yml, such as ViT-B-16; or, with --pretrained or --checkpoint, a "
-        "model of open_clip or a model config (.json)",
+        help="a name of config/backbones.yml, such as ViT-B-16; MODEL:TAG of open_clip, hf-hub:ORG/NAME or "
+        "local-dir:FOLDER; or, with --pretrained or --checkpoint, a model of open_clip or a model config "
+        "(.json)",
     )
     weights = group.add_mutually_exclusive_group()
     weights.add_argument("--pretrained", metavar="TAG", help="pretrained tag of open_clip")

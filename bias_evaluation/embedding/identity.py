@@ -12,7 +12,8 @@ from typing import Any
 
 from bias_evaluation.datasets.folder import read_manifest
 from bias_evaluation.embedding.pixels import DEFAULT, pixel_settings
-from bias_evaluation.grid.configs import Backbone
+from bias_evaluation.grid.backbone import Backbone
+from bias_evaluation.grid.direct_backbones import CONFIG, FOLDER, HUB
 from safe_io.digests import remembered_sha256
 from safe_io.documents import describe
 from safe_io.errors import InputError
@@ -43,6 +44,8 @@ def encoder_digest(backbone: Backbone) -> str:
     if checkpoint := existing_checkpoint(backbone):
         weights = remembered_sha256(checkpoint)
     name = sha256_file(model) if model.suffix == ".json" and model.is_file() else backbone.open_clip
+    if checkpoint and backbone.open_clip.startswith((HUB, FOLDER)):
+        name = sha256_file(checkpoint.parent / CONFIG)  # the same model wherever its folder is
     return sha256_json([name, weights, backbone.quick_gelu])
 
 
@@ -61,9 +64,10 @@ def image_digest(backbone: Backbone) -> str:
 def model_facts(backbone: Backbone) -> dict[str, Any]:
     """Describe a backbone's model for the manifest beside image embeddings; plain values."""
     weights = backbone.pretrained if backbone.checkpoint is None else backbone.checkpoint.name
+    in_hub = backbone.open_clip.startswith(HUB)
     return {
         "name": backbone.name,
-        "open_clip": Path(backbone.open_clip).name,
+        "open_clip": backbone.open_clip if in_hub else Path(backbone.open_clip).name,
         "weights": weights,
         "quick_gelu": backbone.quick_gelu,
         "digest": image_digest(backbone),

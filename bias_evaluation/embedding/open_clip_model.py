@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,10 +12,12 @@ from typing import Any
 from torch import nn
 
 from bias_evaluation.embedding.identity import existing_checkpoint
-from bias_evaluation.grid.configs import Backbone
+from bias_evaluation.grid.backbone import Backbone
+from bias_evaluation.grid.direct_backbones import FOLDER, HUB
 from safe_io.documents import Section, unknown
 from safe_io.errors import InputError, plain_reason
 from safe_io.files import read_json
+from safe_io.hub import cached_file, offline, use_cache_if_unreachable
 
 HUGGING_FACE = "pip install '.[transformers]'"
 
@@ -42,22 +45,25 @@ def build_model(backbone: Backbone, *, device: str, precision: str) -> tuple[nn.
         The model or tag is unknown, the checkpoint is missing or does not fit, the activation is not the one
         that the weights were trained with, or a package is missing.
     """
+    existing_checkpoint(backbone)
+    if backbone.checkpoint is None or in_layout(backbone):
+        use_cache_if_unreachable()
     import open_clip
 
     name = register_model(backbone)
     _check_activation(backbone, name)
-    existing_checkpoint(backbone)
     try:
         with _resizes_of_positions() as resizes:
             model, _, _ = open_clip.create_model_and_transforms(
                 name,
-                pretrained=str(backbone.checkpoint or backbone.pretrained),
+                pretrained=None if in_layout(backbone) else str(backbone.checkpoint or backbone.pretrained),
+                require_pretrained=True,
                 precision=precision,
                 device=device,
                 force_quick_gelu=backbone.quick_gelu,
                 weights_only=True,
             )
-        tokenizer = open_clip.get_tokenizer(name)
+        tokenizer = _cached_tokenizer(name) or open_clip.get_tokenizer(name)
     except InputError:
         raise
     except Exception as error:  # open_clip and the hub raise many kinds
@@ -74,9 +80,41 @@ def build_model(backbone: Backbone, *, device: str, precision: str) -> tuple[nn.
     return model, tokenizer
 
 
+def in_layout(backbone: Backbone) -> bool:
+    """Whether a backbone is a folder or a model of the hub that has its model config beside its weights."""
+    return backbone.open_clip.startswith((HUB, FOLDER))
+
+
+def _cached_tokenizer(name: str) -> Callable[..., Any] | None:
+    """Build a tokenizer of Hugging Face from its folder in the cache; None if there is a connection, or none.
+
+    Offline, transformers looks for a ``config.json`` by the name of the model, and fails for models in
+    open_clip's layout, which have none. It does not if it is given their folder.
+    """
+    import open_clip
+
+    text = open_clip.get_model_config(name)["text_cfg"]
+    source = text.get("hf_tokenizer_name")
+    if not source or name.startswith(FOLDER) or not offline():
+        return None
+    found = cached_file(source, "tokenizer_config.json")
+    return found and open_clip.tokenizer.HFTokenizer(
+        str(found.parent),
+        context_length=text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH),
+        tokenizer_mode=text.get("tokenizer_mode"),
+        **text.get("tokenizer_kwargs", {}),
+    )
+
+
 def _reason(error: Exception) -> str:
-    if isinstance(error, ImportError) or "transformers" in str(error).lower():
+    named = isinstance(error, ImportError) or "transformers" in str(error).lower()
+    if named and importlib.util.find_spec("transformers") is None:
         return f"its text tower or tokenizer needs the package transformers: {HUGGING_FACE}"
+    if offline():
+        return (
+            f"{plain_reason(error)} (the hub does not answer, or HF_HUB_OFFLINE is set: with a connection, "
+            f"run `hf download` for it and copy the cache here, or give a local checkpoint)"
+        )
     return plain_reason(error)
 
 
@@ -110,6 +148,8 @@ def register_model(backbone: Backbone) -> str:
     """Return the open_clip name of a backbone; a model config file is registered first."""
     import open_clip
 
+    if in_layout(backbone):
+        return backbone.open_clip
     if not backbone.open_clip.endswith(".json"):
         if backbone.open_clip not in open_clip.list_models():
             raise InputError(

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from bias_evaluation.grid.configs import PIXEL_KEYS, Backbone
+from bias_evaluation.grid.direct_backbones import CONFIG
 from safe_io.documents import Section
 from safe_io.errors import InputError
 from safe_io.files import read_json
 
-BESIDE = "open_clip_config.json"
 # OpenAI's, which are open_clip's defaults too.
 DEFAULT: dict[str, Any] = {
     "mean": [0.48145466, 0.4578275, 0.40821073],
@@ -53,7 +53,7 @@ def pixel_settings(backbone: Backbone) -> dict[str, Any]:
 
 def _found(backbone: Backbone, own: Mapping[str, Any]) -> Mapping[str, Any]:
     if backbone.checkpoint is not None:
-        path = backbone.checkpoint.parent / BESIDE
+        path = backbone.checkpoint.parent / CONFIG
         if path.is_file():
             document = Section(read_json(path, "model config"), str(path))
             return document.take("preprocess_cfg", dict, {})
@@ -87,7 +87,7 @@ def _of_all_tags(backbone: Backbone, own: Mapping[str, Any]) -> Mapping[str, Any
         raise InputError(
             f"backbone '{backbone.name}': weights of '{model}' were trained with different pixel settings "
             f"({'; '.join(shown)}), and a local checkpoint does not say which are its own; give "
-            f"{' and '.join(keys)} in its entry, or put its {BESIDE} beside it"
+            f"{' and '.join(keys)} in its entry, or put its {CONFIG} beside it"
         )
     return distinct[0] if distinct else DEFAULT
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bias_evaluation.grid.backbone import Backbone
+from bias_evaluation.grid.direct_backbones import FORMS, describe_direct, is_direct
 from debiasing_methods.training.hyperparameters import PrismHyperparameters
 from safe_io.checkout import ROOT
 from safe_io.documents import Section, check_distinct, choices, describe, read_yaml, unknown
@@ -46,50 +48,6 @@ PIXEL_KEYS = (
 )  # how images become pixels, as open_clip calls it
 # Constructor arguments that are weights or texts, not options of a config.
 _NOT_OPTIONS = ("sae", "diverse", "maps", "vae", "seed")
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """A CLIP model.
-
-    Attributes
-    ----------
-    name : str
-        Name in embedding and weight files.
-    stem : str
-        Name in result files.
-    open_clip : str
-        open_clip model name, or the path of an open_clip model config (JSON).
-    pretrained : str or None
-        open_clip pretrained tag.
-    checkpoint : pathlib.Path or None
-        Local checkpoint file, in place of a tag.
-    dim : int
-        Embedding dimension d.
-    quick_gelu : bool
-        Whether the weights were trained with QuickGELU (OpenAI's were).
-    sae : str or None
-        File name of its sparse autoencoder.
-    openai_name : str
-        Name in the published flat configs; the plain name where there is none.
-    pixels : tuple of (str, object)
-        Settings of `PIXEL_KEYS` that the entry gives, where they are not to be looked for
-        (`bias_evaluation.embedding.pixels`).
-    resize_positions : bool
-        Whether weights of another image size or context length may have their position embeddings resized.
-    """
-
-    name: str
-    stem: str
-    open_clip: str
-    pretrained: str | None
-    checkpoint: Path | None
-    dim: int
-    quick_gelu: bool
-    sae: str | None
-    openai_name: str
-    pixels: tuple[tuple[str, Any], ...] = ()
-    resize_positions: bool = False
 
 
 @dataclass(frozen=True)
@@ -352,12 +310,80 @@ def load_backbones(path: Path | str) -> dict[str, Backbone]:
 
 
 def get_backbone(name: str, path: Path | str) -> Backbone:
-    """Find a backbone by its name, its name in result files, or its OpenAI name."""
-    backbones = load_backbones(path)
-    for backbone in backbones.values():
+    """Find a backbone by its name, its name in result files, its OpenAI name, or what its name says.
+
+    Parameters
+    ----------
+    name : str
+        A name of the backbone file; or a model that needs no entry in it
+        (`bias_evaluation.grid.direct_backbones`). If an entry has the same model and tag, it is that entry.
+    path : path-like
+        The backbone file.
+
+    Returns
+    -------
+    Backbone
+
+    Raises
+    ------
+    InputError
+        As for `load_backbones` and `describe_direct`; or there is no such backbone.
+    """
+    return choose_backbone(name, load_backbones(path), str(path))
+
+
+def choose_backbone(name: str, entries: Mapping[str, Backbone], where: str) -> Backbone:
+    """Find a backbone among entries by any of its names, or by what its name says."""
+    for backbone in entries.values():
         if name in (backbone.name, backbone.stem, backbone.openai_name):
             return backbone
-    raise unknown("backbone", name, list(backbones), str(path))
+    if not is_direct(name):
+        error = unknown("backbone", name, list(entries), where)
+        raise InputError(f"{error}; without an entry: {FORMS}")
+    found = describe_direct(name)
+    for backbone in entries.values():
+        same = (backbone.open_clip, backbone.pretrained) == (found.open_clip, found.pretrained)
+        if same and found.pretrained is not None:
+            return backbone
+    return found
+
+
+def add_direct_backbones(
+    configs: Sequence[DatasetConfig], names: Sequence[str] | None
+) -> tuple[list[DatasetConfig], list[str] | None]:
+    """Add backbones that need no entry to dataset configs; flat configs, of one result each, are left alone.
+
+    Parameters
+    ----------
+    configs : sequence of DatasetConfig
+    names : sequence of str or None
+        Backbones that are asked for; those of `bias_evaluation.grid.direct_backbones` are added.
+
+    Returns
+    -------
+    configs : list of DatasetConfig
+    names : list of str or None
+        The same backbones by the names that they have in the configs.
+
+    Raises
+    ------
+    InputError
+        As for `get_backbone`.
+    """
+    found = list(configs)
+    plain = None if names is None else list(names)
+    for i, name in enumerate(names or ()):
+        if not is_direct(name) or any(name in config.backbones for config in configs):
+            continue
+        backbone = get_backbone(name, configs[0].path.parent / "backbones.yml")
+        plain[i] = backbone.name
+        found = [
+            config
+            if config.flat
+            else replace(config, backbones={**config.backbones, backbone.name: backbone})
+            for config in found
+        ]
+    return found, plain
 
 
 def _backbone(name: str, section: Section, root: Path) -> Backbone:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bias_evaluation.grid.configs import Backbone, load_backbones, project_root
+from bias_evaluation.grid.configs import Backbone, choose_backbone, load_backbones, project_root
 from bias_evaluation.prompts.sentences import expand_frames
 from safe_io.documents import Section, read_yaml, unknown
 from safe_io.errors import InputError
@@ -107,11 +107,8 @@ class StudyConfig:
         return project_root(self.path.parent)
 
     def backbone(self, name: str) -> Backbone:
-        """Find a backbone of this config by its name or its name in result files."""
-        for backbone in self.backbones.values():
-            if name in (backbone.name, backbone.stem, backbone.openai_name):
-                return backbone
-        raise unknown("backbone", name, list(self.backbones), str(self.path))
+        """Find a backbone of this config, or one that needs no entry (`grid.configs.choose_backbone`)."""
+        return choose_backbone(name, self.backbones, str(self.path))
 
     def probe_sentences(self, bias: str) -> ProbeSentences:
         """Every template with every value of a bias attribute and every subject."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.hub_models import CLIP, save_model
 from support.suite_world import (
     CONFIG,
     PROMPTS,
@@ -217,3 +218,12 @@ def test_no_gpu(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert world.cli("--device", "cuda") == 2
     assert "--device cuda: this machine has no GPU" in capsys.readouterr().err
+
+
+def test_a_backbone_needs_no_entry(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = save_model(tmp_path / "own_model", CLIP)
+    world.run("--dry-run", "--backbone", f"local-dir:{model}", "--methods", "vanilla")
+    *lines, _ = capsys.readouterr().out.splitlines()
+    states = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in lines)
+    assert f"{STEMS['shape_color']}_clip-own_model_vanilla" in states
+    assert all("_clip-own_model_" in name for name in states)
