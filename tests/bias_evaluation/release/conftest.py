@@ -1,4 +1,4 @@
-"""A server on the loopback interface that can misbehave in every way we know of."""
+"""A server on the loopback interface that can misbehave in every way we know of; a published checkout."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+from support.release_files import FILES, OTHERS, put
 
 from bias_evaluation.release import download as release_download
 
@@ -131,3 +133,20 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     server.serve()
     yield server
     server.close()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Folder of the files that the release has."""
+    for name, (content, _) in FILES.items():
+        put(tmp_path / "checkout" / name, content)
+    for name, text in OTHERS.items():
+        put(tmp_path / "checkout" / name, text)
+    return tmp_path / "checkout"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Return an empty project."""
+    (tmp_path / "project").mkdir()
+    return tmp_path / "project"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,39 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from support.release_files import (
+    CLASS_TEMPLATES,
+    DIVERSE,
+    DIVERSE_PY,
+    EMBEDDINGS,
+    FILES,
+    FOLDS,
+    METADATA,
+    PRISM,
+    PRISM_FILE,
+    RECORD,
+    RESULT,
+    RESULT_FILE,
+    SAE,
+    SAE_FILE,
+    TEMPLATES,
+    TEXT_SET,
+    TEXTS,
+    TRAIN,
+    VAL,
+    D,
+    Evil,
+    N,
+    birds,
+    feather,
+    npy,
+    pth,
+    put,
+    refused,
+    run,
+    skipped,
+    tree,
+)
 
 import import_release as command
 import main_eval
@@ -21,189 +53,13 @@ import process_json_outputs
 from bias_evaluation.datasets.folder import load_rows, open_embeddings
 from bias_evaluation.datasets.metadata import read_metadata
 from bias_evaluation.embedding.image_embeddings import find_embeddings
-from bias_evaluation.grid.configs import Backbone, load_backbones, load_dataset_config
+from bias_evaluation.grid.configs import Backbone, load_dataset_config
 from bias_evaluation.prompts.official import load_official
 from bias_evaluation.prompts.prism_texts import load_text_sets
 from bias_evaluation.release.files import read_diverse_prompts
-from bias_evaluation.release.install import Imported, import_release
 from bias_evaluation.weights.read import load_prism_map
 from safe_io.checkout import ROOT
 from safe_io.errors import InputError, run_main
-
-BACKBONES = list(load_backbones(ROOT / "config" / "backbones.yml").values())
-N, D = 6, 512  # images; width of RN101
-PRISM = (
-    "prism_clip=RN101_task=zs_classification_setting=waterbirds_epochs=1_num_bases=0_num_samples=500_seed=0_lr=0.1_"
-    "batch_size=64_wd=0.0_init_weight=random.pth"
-)
-RESULT = "waterbirds_zs-classification_waterbirds_clip-ViT-L-14_sem-bi.json"
-DIVERSE = ["a thing in a place", "another thing"]
-
-QUERY_TEMPLATES = {
-    "Gray_Hair": {
-        "query": "hair?",
-        "extra prompts": {
-            "vanilla": {},
-            "orth_proj": {"spurious prompts": ["one", "two"]},
-            "roboshot": {"harmful prompts": [["a", "b"]], "helpful prompts": [["c", "d"]]},
-            "sem": {"extra class prompts": [["e", "f"]], "bias prompts": {"Male": ["g"], "Female": ["h"]}},
-        },
-    }
-}
-CLASS_TEMPLATES = {
-    "extra prompts": {
-        "orth_cali": {"spurious prompts": ["x"], "candidate prompts": ["y", "z"], "S": [[0, 1]]}
-    }
-}
-TEXT_SET = {
-    "scene descriptions": ["<bird> before <background>"],
-    "target classes": ["land bird", "water bird"],
-    "bias classes": ["land", "water"],
-    "target class descriptions": {"land bird": ["a hen"], "water bird": ["a duck"]},
-    "bias class descriptions": {"land": ["grass"], "water": ["waves"]},
-    "target placeholder": "<bird>",
-    "bias placeholder": "<background>",
-}
-RECORD = {
-    "dataset": "waterbirds",
-    "task": "zs_classification",
-    "backbone": "ViT-L-14@336px",
-    "method": "sem",
-    "normalize": True,
-    "setting": "waterbirds",
-    "metric": "Acc.",
-    "mean": 0.75,
-    "ci": 0.01,
-}
-
-
-def put(path: Path, content: object) -> Path:
-    """Write bytes, text or JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return path
-
-
-def npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
-
-
-def pth(weights: object) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(weights, buffer)
-    return buffer.getvalue()
-
-
-def feather(table: pd.DataFrame) -> bytes:
-    buffer = io.BytesIO()
-    table.to_feather(buffer)
-    return buffer.getvalue()
-
-
-def birds(n: int = N, first: str = "land bird") -> pd.DataFrame:
-    kinds = [first, *(["land bird", "water bird"] * n)[: n - 1]]
-    return pd.DataFrame({"file_path": [f"{i}.jpg" for i in range(n)], "bird type": kinds, "background": "x"})
-
-
-SAE = {
-    "bpre": torch.zeros(4),
-    "encoder.weight": torch.ones(8, 4),
-    "encoder.bias": torch.zeros(8),
-    "decoder.weight": torch.ones(4, 8),
-}
-FOLDS = np.array([[0, 1, 2], [3, 4, 5]], np.uint32)
-
-# path in a checkout of the published repository -> (content, path in the project)
-FILES: dict[str, tuple[object, str]] = {
-    "query_templates/hair_gender_query_templates.json": (
-        QUERY_TEMPLATES,
-        "config/prompts/official/query_templates/hair_gender_query_templates.json",
-    ),
-    "prompt_templates/waterbirds_prompt_templates.json": (
-        CLASS_TEMPLATES,
-        "config/prompts/official/prompt_templates/waterbirds_prompt_templates.json",
-    ),
-    "debiasing_methods/sem_data/diverse_prompts.py": (
-        f"diverse_prompts = {DIVERSE!r}\n",
-        "config/prompts/official/diverse_prompts.json",
-    ),
-    "debiasing_methods/prism_data/zs_classification/waterbirds.json": (
-        TEXT_SET,
-        "config/prism/official/zs_classification/waterbirds.json",
-    ),
-    "debiasing_methods/sae_weights/MSAE_small.pth": (
-        pth(SAE),
-        "debiasing_methods/sae_weights/MSAE_small.pth",
-    ),
-    f"debiasing_methods/prism_weights/{PRISM}": (
-        pth({"transformer.weight": torch.eye(D)}),
-        f"debiasing_methods/prism_weights/{PRISM}",
-    ),
-    "data/Waterbirds/metadata.feather": (feather(birds()), "data/Waterbirds/metadata.feather"),
-    "data/Waterbirds/CLIP_RN101_embeddings.npy": (
-        npy(np.ones((N, D), np.float16)),
-        "data/Waterbirds/CLIP_RN101_embeddings.npy",
-    ),
-    "data/Waterbirds/train_indices.npy": (npy(FOLDS), "data/Waterbirds/train_indices.npy"),
-    "data/Waterbirds/val_indices.npy": (npy(FOLDS[::-1]), "data/Waterbirds/val_indices.npy"),
-    f"main_eval_output/{RESULT}": ([RECORD], f"main_eval_output/official/{RESULT}"),
-}
-OTHERS = {
-    "main_eval.py": "raise SystemExit('executed')",
-    "config/waterbirds.yaml": "a: b",
-    ".git/config": "x",
-}
-TEMPLATES, DIVERSE_PY, TEXTS = (list(FILES)[i] for i in (0, 2, 3))
-SAE_FILE, PRISM_FILE, METADATA, EMBEDDINGS, TRAIN, VAL, RESULT_FILE = list(FILES)[4:]
-
-
-class Evil:
-    """Creates a folder when it is unpickled by a reader that executes what it reads."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return os.mkdir, (str(self.marker),)
-
-
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    for name, (content, _) in FILES.items():
-        put(tmp_path / "checkout" / name, content)
-    for name, text in OTHERS.items():
-        put(tmp_path / "checkout" / name, text)
-    return tmp_path / "checkout"
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    (tmp_path / "project").mkdir()
-    return tmp_path / "project"
-
-
-def run(checkout: Path, root: Path, *, overwrite: bool = False) -> Imported:
-    return import_release(checkout, root, backbones=BACKBONES, overwrite=overwrite, progress=False)
-
-
-def tree(root: Path) -> dict[str, bytes]:
-    """Every file but the manifests of embeddings, which the import makes."""
-    files = [p for p in sorted(root.rglob("*")) if p.is_file() and not p.name.endswith(".manifest.json")]
-    return {str(p.relative_to(root)): p.read_bytes() for p in files}
-
-
-def refused(done: Imported, checkout: Path) -> dict[str, str]:
-    return {str(path.relative_to(checkout)): why for path, why in done.refused}
-
-
-def skipped(done: Imported, checkout: Path) -> dict[str, str]:
-    return {str(path.relative_to(checkout)): why for path, why in done.skipped}
-
 
 # --- what is taken ------------------------------------------------------------------------------------------
 
@@ -285,118 +141,6 @@ def test_the_project_is_passed_by_where_it_lies_in_the_folder(checkout: Path) ->
     done = run(checkout, root)
     assert len(done.taken) == len(FILES)
     assert done.refused == []
-
-
-# --- what is there already ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", [TEMPLATES, DIVERSE_PY, TEXTS, SAE_FILE, PRISM_FILE, RESULT_FILE])
-def test_a_file_that_differs_stays(checkout: Path, root: Path, name: str) -> None:
-    target = put(root / FILES[name][1], "mine")
-    done = run(checkout, root)
-    assert refused(done, checkout) == {name: "another file is there already; --overwrite replaces it"}
-    assert len(done.taken) == len(FILES) - 1
-    assert target.read_text() == "mine"
-    assert run(checkout, root, overwrite=True).refused == []
-    assert target.read_bytes() != b"mine"
-
-
-def test_diverse_prompts_that_say_the_same_are_kept(checkout: Path, root: Path) -> None:
-    target = put(root / FILES[DIVERSE_PY][1], json.dumps(DIVERSE))
-    before = target.read_bytes()
-    assert run(checkout, root).refused == []
-    assert target.read_bytes() == before
-
-
-def test_metadata_that_differ_keep_the_embeddings_out(checkout: Path, root: Path) -> None:
-    """Else embeddings would number other rows than the metadata beside them."""
-    mine = feather(birds(first="water bird"))
-    put(root / FILES[METADATA][1], mine)
-    done = run(checkout, root)
-    why = "metadata.feather differs from the one that is there; --overwrite replaces it and the embeddings"
-    assert refused(done, checkout) == {METADATA: why, EMBEDDINGS: why}
-    assert tree(root / "data" / "Waterbirds")["metadata.feather"] == mine
-    assert not (root / FILES[EMBEDDINGS][1]).exists()
-    assert (root / FILES[TRAIN][1]).is_file()  # they depend on the number of rows alone
-
-
-def test_overwriting_replaces_metadata_and_embeddings_together(checkout: Path, root: Path) -> None:
-    put(root / FILES[METADATA][1], feather(birds(first="water bird")))
-    target = put(root / FILES[EMBEDDINGS][1], npy(np.zeros((N, D), np.float32)))
-    manifest = put(target.with_suffix(".manifest.json"), {"digest": "of what was there"})
-    done = run(checkout, root, overwrite=True)
-    assert done.refused == []
-    assert (root / FILES[METADATA][1]).read_bytes() == (checkout / METADATA).read_bytes()
-    assert target.read_bytes() == (checkout / EMBEDDINGS).read_bytes()
-    assert "digest" not in json.loads(manifest.read_text())
-
-
-@pytest.mark.parametrize("there", ["other rows", "no metadata"])
-def test_embeddings_of_other_rows_are_not_left_beside_new_metadata(
-    checkout: Path, root: Path, there: str
-) -> None:
-    if there == "other rows":
-        put(root / FILES[METADATA][1], feather(birds(first="water bird")))
-    other = put(root / "data" / "Waterbirds" / "CLIP_RN50_embeddings.npy", npy(np.ones((N, 1024))))
-    before = tree(root / "data")
-    done = run(checkout, root, overwrite=True)
-    assert set(refused(done, checkout)) == {METADATA, EMBEDDINGS}
-    assert f"{other}, made with other rows, would stay; move it away" in refused(done, checkout)[EMBEDDINGS]
-    assert {name: data for name, data in tree(root / "data").items() if "indices" not in name} == before
-
-
-def test_damaged_embeddings_do_not_let_their_metadata_overwrite(checkout: Path, root: Path) -> None:
-    put(root / FILES[METADATA][1], feather(birds(first="water bird")))
-    put(root / FILES[EMBEDDINGS][1], npy(np.zeros((N, D), np.float32)))
-    put(checkout / EMBEDDINGS, b"damaged")
-    before = tree(root / "data")
-    done = run(checkout, root, overwrite=True)
-    assert set(refused(done, checkout)) == {METADATA, EMBEDDINGS}
-    assert {name: data for name, data in tree(root / "data").items() if "indices" not in name} == before
-
-
-def test_the_same_table_in_other_bytes_is_kept(checkout: Path, root: Path) -> None:
-    buffer = io.BytesIO()
-    birds().to_feather(buffer, compression="uncompressed")
-    assert buffer.getvalue() != (checkout / METADATA).read_bytes()
-    target = put(root / FILES[METADATA][1], buffer.getvalue())
-    done = run(checkout, root)
-    assert done.refused == []
-    assert target.read_bytes() == buffer.getvalue()
-    assert (root / FILES[EMBEDDINGS][1]).is_file()
-
-
-def test_other_embeddings_of_the_same_rows_stay_beside(checkout: Path, root: Path) -> None:
-    put(root / FILES[METADATA][1], (checkout / METADATA).read_bytes())
-    mine = put(root / FILES[EMBEDDINGS][1], npy(np.zeros((N, D), np.float32)))
-    done = run(checkout, root)
-    assert refused(done, checkout) == {EMBEDDINGS: "another file is there already; --overwrite replaces it"}
-    assert np.load(mine).dtype == np.float32
-
-
-def test_folds_must_fit_the_metadata_that_stay(checkout: Path, root: Path) -> None:
-    put(root / FILES[METADATA][1], feather(birds(5)))
-    reasons = refused(run(checkout, root), checkout)
-    assert set(reasons) == {METADATA, EMBEDDINGS, TRAIN, VAL}
-    assert "but there are 5 images" in reasons[TRAIN]
-
-
-def test_one_dataset_in_two_folders(checkout: Path, root: Path) -> None:
-    """Archives of embeddings and a checkout may lie side by side, each with the same metadata."""
-    other = checkout / "unpacked" / "Waterbirds"
-    put(other / "metadata.feather", (checkout / METADATA).read_bytes())
-    shutil.move(checkout / EMBEDDINGS, other / Path(EMBEDDINGS).name)
-    assert run(checkout, root).refused == []
-    assert (root / FILES[EMBEDDINGS][1]).is_file()
-
-
-def test_folds_are_replaced_in_pairs(checkout: Path, root: Path) -> None:
-    put(root / FILES[VAL][1], npy(FOLDS))
-    done = run(checkout, root)
-    assert set(refused(done, checkout)) == {TRAIN, VAL}
-    assert not (root / FILES[TRAIN][1]).exists()
-    assert run(checkout, root, overwrite=True).refused == []
-    np.testing.assert_array_equal(np.load(root / FILES[VAL][1]), FOLDS[::-1])
 
 
 # --- what is refused ----------------------------------------------------------------------------------------

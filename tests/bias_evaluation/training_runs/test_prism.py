@@ -77,9 +77,6 @@ def test_published_maps_come_out(
     assert (differences < 1e-4).double().mean() >= 0.999
 
 
-# the sampling
-
-
 # the files
 
 
