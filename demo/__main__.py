@@ -60,7 +60,7 @@ class Step:
     @property
     def command(self) -> str:
         """How a user calls it: by path, or as a module."""
-        if self.module.startswith(("reproduce_tables", "demo")):
+        if self.module.startswith(("reproduce_tables", "demo", "bias_evaluation")):
             return f"-m {self.module.removesuffix('.__main__')}"
         return f"{self.module.replace('.', '/')}.py"
 
@@ -188,6 +188,9 @@ def study_steps(root: Path) -> list[Step]:
         Step("Content preservation, bias neutralization", "qualitative_study.compute_cp_and_bn",
              (*world, *output)),
         Step("The neurons of gender", "qualitative_study.neuron_report", (*roles, *output)),
+        Step("What probes read from the pictures", "bias_evaluation.suite.leakage_table",
+             ("--config", root / "config" / f"{DATASET}.yml", "--settings", "role_gender", "hobby_skin",
+              "--backbones", BACKBONES[0], *output)),
         Step("What SEM turns down and up", "qualitative_study.sem_ablation", (*roles, *output)),
     ]  # fmt: skip
 

@@ -68,7 +68,7 @@ def evaluate(
         Inputs do not fit: labels, K, prompts or weights.
     """
     method = workspace.methods.get(keys[0])
-    groups = [_groups(workspace, key, method) for key in keys]
+    groups = [query_groups(workspace, key, method) for key in keys]
     with as_input_error(keys[0].stem):
         scores = fold_scores(
             method,
@@ -81,7 +81,8 @@ def evaluate(
             yield key, _records(workspace, key, method, mine)
 
 
-def _groups(workspace: Workspace, key: ResultKey, method: DebiasingMethod) -> list[QueryGroup]:
+def query_groups(workspace: Workspace, key: ResultKey, method: DebiasingMethod) -> list[QueryGroup]:
+    """Embed the queries of a result, with the prompts that its method needs."""
     prompts = workspace.inputs.prompts(key.setting).groups
     return [workspace.inputs.embedder.group(group, key.method.name, method.needs) for group in prompts]
 
