@@ -58,7 +58,7 @@ def run_audit(args: argparse.Namespace) -> int:
     groups = image_groups(
         metadata, args.attribute, args.metadata, values=args.values, drop_unlabelled=args.drop_unlabelled
     )
-    _say_groups(args, groups)
+    _say_groups(args, groups, metadata)
     queries = read_audit_queries(
         args.queries, column=args.query_column, label_column=args.query_labels, names=args.query_names
     )
@@ -154,14 +154,15 @@ def _check_origin(args: argparse.Namespace, text: TextStore | None, metadata: pd
     check_made_by(args.embeddings, backbone, table=unordered, queries=embedded)
 
 
-def _say_groups(args: argparse.Namespace, groups: Groups) -> None:
+def _say_groups(args: argparse.Namespace, groups: Groups, metadata: pd.DataFrame) -> None:
     """Print the groups before anything else, and what looks wrong with them."""
-    from fair_search.audit_inputs import describe_groups, doubtful_groups
+    from fair_search.audit_inputs import describe_groups, doubtful_groups, repeated_images
     from fair_search.bias_files import load_bias
 
     print(describe_groups(groups), flush=True)
     bias = None if args.bias is None else load_bias(args.bias)
-    for line in doubtful_groups(groups, args.k, bias):
+    repeats = repeated_images(metadata, args.path_column, groups)
+    for line in [*doubtful_groups(groups, args.k, bias), *repeats]:
         print(f"warning: {line}", file=sys.stderr)
 
 

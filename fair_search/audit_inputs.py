@@ -5,6 +5,7 @@ Symbols: N images, Q queries. Metadata has one row an image: in the order of the
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from bias_evaluation.datasets.metadata import contradiction
 from fair_search.bias_files import BiasFile
 from fair_search.groups import Groups, QueryLabels
 from fair_search.query_files import read_queries, read_table, take_column
@@ -22,6 +24,10 @@ from safe_io.errors import InputError
 
 MOST_GROUPS = 50
 _MISSING = ("nan", "n/a", "na", "none", "null", "nil", "<na>", "nat", "#n/a", "?", "-", "--", ".", "missing")
+
+
+class LabelWarning(UserWarning):
+    """Labels look wrong, though they may be meant."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,6 +280,19 @@ def doubtful_groups(groups: Groups, ks: Sequence[int], bias: BiasFile | None = N
     return lines
 
 
+def repeated_images(metadata: pd.DataFrame, column: str, groups: Groups) -> list[str]:
+    """Say that images are there more than once, and whether with different groups: at most one line."""
+    if column not in metadata:
+        return []
+    paths = metadata[column]
+    if not (n := int(paths.duplicated().sum())):
+        return []
+    pair = contradiction(paths.tolist(), groups.codes.tolist())
+    first = paths[paths.duplicated()].iloc[0] if pair is None else paths.iloc[pair[0]]
+    differing = "" if pair is None else ", some with different groups"
+    return [f"{n} rows of the metadata repeat an image{differing}, such as {first}; each counts as an image"]
+
+
 def looks_missing(name: str) -> bool:
     """Whether a name is what programs write for a missing value."""
     return name.strip().casefold() in _MISSING
@@ -320,6 +339,13 @@ def query_labels(metadata: pd.DataFrame, column: str, queries: AuditQueries, pat
         )
     text = take_column(metadata, column, path).map(label_text, na_action="ignore")
     images, names = pd.factorize(text)
+    for alike in read_alike(list(map(str, names))):
+        warnings.warn(
+            f"{path}: the labels {' and '.join(map(repr, alike))} of '{column}' read alike, but count as "
+            f"different",
+            LabelWarning,
+            stacklevel=2,
+        )
     code = {name: i for i, name in enumerate(names)}
     for label in queries.labels:
         if label not in code:

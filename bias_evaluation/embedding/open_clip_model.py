@@ -159,6 +159,11 @@ def register_model(backbone: Backbone) -> str:
         return backbone.open_clip
     path = Path(backbone.open_clip)
     config = Section(read_json(path, f"model config of backbone '{backbone.name}'"), str(path))
+    if "model_cfg" in config:
+        raise InputError(
+            f"{path} holds a model config and pixel settings; name the folder that it is in, as "
+            f"{FOLDER}FOLDER"
+        )
     for key in ("embed_dim", "vision_cfg", "text_cfg"):
         config.take_any(key)  # open_clip would pass over a file without them in silence
     open_clip.add_model_config(path)

@@ -17,6 +17,7 @@ from bias_evaluation.suite.reranking import digest_parts
 from bias_evaluation.suite.trained_methods import TrainedMethods
 from debiasing_methods import base
 from debiasing_methods.registry import get_method
+from safe_io.checkout import ROOT
 from safe_io.errors import InputError
 from safe_io.files import sha256_file, sha256_json
 
@@ -96,8 +97,13 @@ class States:
         backbone = next(iter(self.inputs.config.backbones)) if alone else self.inputs.backbone.name
         return (
             f"python precompute_embeddings.py --backbone {shlex.quote(backbone)} --dataset-name "
-            f"{self.inputs.config.dataset} --dataset-path {folder}{alone}"
+            f"{self.inputs.config.dataset} --dataset-path {folder}{alone}{self._own_backbones()}"
         )
+
+    def _own_backbones(self) -> str:
+        """Name the backbone file to a command, unless it is the project's."""
+        path = self.inputs.config.path.parent / "backbones.yml"
+        return "" if path == ROOT / "config" / path.name else f" --backbones-file {shlex.quote(str(path))}"
 
     def _missing_prompts(self, key: ResultKey) -> list[str]:
         self.inputs.prompts(key.setting).check_for(key.method.name, self.inputs.needs(key))

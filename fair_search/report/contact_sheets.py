@@ -19,11 +19,10 @@ def sheet_section(report: AuditReport) -> Section:
     """Make the contact sheets of the chosen queries and methods."""
     pictures = report.pictures
     skews = report.by_query("max_skew", report.k)[report.methods[0]]
-    chosen = pictures.queries or tuple(
-        skews.sort_values(ascending=False, kind="stable").index[:SHOWN_QUERIES]
-    )
+    kept = tuple(query for query in pictures.queries if query not in report.audit.left_out_queries)
+    chosen = kept or tuple(skews.sort_values(ascending=False, kind="stable").index[:SHOWN_QUERIES])
     methods = pictures.methods or tuple(dict.fromkeys((report.methods[0], report.compared_with)))
-    why = "" if pictures.queries else " The queries are those with the largest MaxSkew before."
+    why = "" if kept else " The queries are those with the largest MaxSkew before."
     count = min(pictures.count, report.audit.lists.rows.shape[2])
     parts = [
         Section(f"“{query}”", (), [_sheet(report, query, method, count) for method in methods])

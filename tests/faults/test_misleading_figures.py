@@ -120,6 +120,28 @@ def test_a_tiny_group_leaves_out_the_methods_that_need_more_not_the_audit(world:
     assert run_audit(world, methods=("bendvlm",))[0] == 2
 
 
+def test_images_that_repeat_with_other_groups_are_pointed_out(world: World) -> None:
+    path = world.data / "metadata.feather"
+    table = pd.read_feather(path)
+    table.loc[1, "file_path"] = table.loc[0, "file_path"]
+    table.to_feather(path)
+    code, _, err = run_audit(world)
+    assert code == 0
+    assert "warning: 1 rows of the metadata repeat an image, some with different groups, such as 0.png" in err
+
+
+def test_spellings_of_the_labels_that_queries_ask_for_are_pointed_out(world: World) -> None:
+    path = world.data / "metadata.feather"
+    table = pd.read_feather(path)
+    table.loc[3, "shape"] = "Round "
+    table.to_feather(path)
+    asked = pd.DataFrame({"query": ["a ball"], "wanted": ["round"]})
+    asked.to_csv(world.root / "queries.csv", index=False)
+    code, _, err = run_audit(world, "--label-column", "shape", "--query-labels", "wanted")
+    assert code == 0, err
+    assert "the labels 'round' and 'Round ' of 'shape' read alike, but count as different" in err
+
+
 # --- which images -----------------------------------------------------------------------------------------
 
 
@@ -171,7 +193,7 @@ def test_a_query_inside_the_bias_is_not_ranked(world: World, method: str) -> Non
     pd.DataFrame({"query": ["a ball", lost]}).to_csv(world.root / "queries.csv", index=False)
     _more_text(world, [lost, "a red page", *(f"A photo of {lost}, a {color} page." for color in COLORS),
                        *(f"A photo of a red page, a {color} page." for color in COLORS)])  # fmt: skip
-    code, _, err = run_audit(world, methods=("vanilla", method))
+    code, _, err = run_audit(world, "--show", lost, "a ball", methods=("vanilla", method))
     assert code == 0, err
     assert "warning: 1 of 2 queries lie in the bias itself, so that nothing is left of them" in err
     record = json.loads((world.root / "made" / "audit.json").read_text())

@@ -64,10 +64,11 @@ def test_dry_run_without_any_data(world: World, capsys: pytest.CaptureFixture[st
     assert world.cli() == 2
     listed = capsys.readouterr().err.splitlines()[:-1]
     embed = f"precompute_embeddings.py --backbone alpha --dataset-name portraits --dataset-path {world.data}"
+    own = f" --backbones-file {world.root / 'config' / 'backbones.yml'}"
     folds = f"generate_splits.py --dataset-path {world.data}"
     made = {
-        embeddings_name("alpha"): embed,
-        METADATA: f"{embed} --metadata-only",
+        embeddings_name("alpha"): f"{embed}{own}",
+        METADATA: f"{embed} --metadata-only{own}",
         TRAIN_INDICES: folds,
         VAL_INDICES: folds,
     }
