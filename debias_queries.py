@@ -47,7 +47,6 @@ images, <output>.transform.safetensors: docs/own_dataset.md says how an index ap
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     parser = argparse.ArgumentParser(
-        prog="python debias_queries.py",
         description=__doc__,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

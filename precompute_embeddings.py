@@ -16,6 +16,7 @@ if __name__ == "__main__":  # before packages that may be missing, or take their
 from bias_evaluation.datasets.rgb import Reading
 from bias_evaluation.embedding.engines import add_engine_options, check_engine_options, usable_cores
 from bias_evaluation.grid.configs import DATASETS, PRECISIONS, Backbone, get_backbone
+from safe_io.checkout import CONFIG
 from safe_io.command_line import ArgumentParser
 from safe_io.errors import InputError, run_main
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from bias_evaluation.embedding.encoder import Encoder
     from bias_evaluation.embedding.image_embeddings import Stream
 
-_BACKBONES = Path(__file__).resolve().parent / "config" / "backbones.yml"
+_BACKBONES = CONFIG / "backbones.yml"
 
 
 def build_parser() -> ArgumentParser:

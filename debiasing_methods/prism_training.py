@@ -22,7 +22,7 @@ if __package__ in (None, ""):  # run by path: make the project importable
 
 
 from debiasing_methods.training.hyperparameters import SAMPLINGS, PrismHyperparameters
-from safe_io.checkout import ROOT
+from safe_io.checkout import CONFIG
 from safe_io.command_line import ArgumentParser
 from safe_io.errors import InputError, run_main
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from bias_evaluation.grid.configs import Backbone, DatasetConfig
     from bias_evaluation.training_runs.prism import PrismSetting
 
-_BACKBONES = ROOT / "config" / "backbones.yml"
+_BACKBONES = CONFIG / "backbones.yml"
 _ENCODED_TOGETHER = 8192  # sentences that are encoded before they are kept on disk
 _PRINTED = 12  # maps: of more than these a summary is printed
 

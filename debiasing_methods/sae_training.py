@@ -21,7 +21,7 @@ if __package__ in (None, ""):  # run by path: make the project importable
 
 
 from debiasing_methods.training.hyperparameters import WEIGHTINGS, SaeTrainingConfig
-from safe_io.checkout import ROOT
+from safe_io.checkout import CONFIG
 from safe_io.command_line import ArgumentParser
 from safe_io.errors import InputError, run_main
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 FORMATS = {"pth": ".pth", "safetensors": ".safetensors"}
 DEFAULTS = SaeTrainingConfig()
-_BACKBONES = ROOT / "config" / "backbones.yml"
+_BACKBONES = CONFIG / "backbones.yml"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

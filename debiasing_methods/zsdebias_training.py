@@ -22,7 +22,7 @@ if __package__ in (None, ""):  # run by path: make the project importable
 
 
 from debiasing_methods.training.hyperparameters import SHUFFLE_ORDERS, ZSDebiasTrainingConfig
-from safe_io.checkout import ROOT
+from safe_io.checkout import CONFIG
 from safe_io.command_line import ArgumentParser
 from safe_io.errors import InputError, run_main
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from bias_evaluation.training_runs.zsdebias import TrainingData
 
 DEFAULTS = ZSDebiasTrainingConfig()
-_BACKBONES = ROOT / "config" / "backbones.yml"
+_BACKBONES = CONFIG / "backbones.yml"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

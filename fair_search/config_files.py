@@ -1,11 +1,12 @@
-"""Where the configs lie: in the checkout, or in the installed package."""
+"""Where the configs are: in the checkout, or in the installed package."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from safe_io.checkout import CONFIG, IS_CHECKOUT, ROOT
+
 PROMPT_SET = "default"
-_PACKAGE = Path(__file__).resolve().parent
 
 
 def config_folder() -> Path:
@@ -14,13 +15,12 @@ def config_folder() -> Path:
     An installed package carries a copy of the checkout's `config/`; beside a checkout's own package there is
     none, and the checkout's is meant.
     """
-    root = checkout()
-    return _PACKAGE / "config" if root is None else root / "config"
+    return CONFIG
 
 
 def checkout() -> Path | None:
     """Root of the checkout that the package is used from; None where it is installed."""
-    return None if (_PACKAGE / "config").is_dir() else _PACKAGE.parent
+    return ROOT if IS_CHECKOUT else None
 
 
 def prompt_folder() -> Path:

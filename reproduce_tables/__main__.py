@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bias_evaluation.grid.configs import register_own_methods
 from reproduce_tables import TABLES_FILE
+from safe_io.command_line import program
 from safe_io.errors import run_main
 from safe_io.files import write_text
 
@@ -18,7 +19,7 @@ from safe_io.files import write_text
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m reproduce_tables",
+        prog=program("python -m reproduce_tables"),
         description="Print a table of the paper, made from your results or the published ones, and write it "
         "as table_N.csv, table_N.md and table_N.tex. Cells of methods that are trained with seeds are means "
         "over the seeds; the best of each group of methods is bold. A cell whose result is missing is empty, "

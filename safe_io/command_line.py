@@ -42,3 +42,8 @@ class ArgumentParser(argparse.ArgumentParser):
         name, equals, value = argument.partition("=")
         name = name.replace("_", "-")
         return self._published.get(name, name) + equals + value
+
+
+def program(otherwise: str) -> str:
+    """Name a program in its usage line: as ``fair-search`` was called, or else as given."""
+    return sys.argv[0] if sys.argv[0].startswith("fair-search ") else otherwise

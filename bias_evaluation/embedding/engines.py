@@ -24,7 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
-from safe_io.checkout import ROOT
+from safe_io.checkout import ROOT, SCRIPTS
 from safe_io.errors import InputError
 
 T = TypeVar("T")
@@ -277,7 +277,7 @@ def _run_call(module: str, arguments: list[str], folder: str, threads: int) -> t
     output = io.StringIO()
     try:
         with redirect_stdout(output):
-            importlib.import_module(module).main(arguments)
+            importlib.import_module(module if "." in module else SCRIPTS + module).main(arguments)
     except InputError as error:
         return output.getvalue(), " ".join(str(error).split())
     except OSError as error:

@@ -19,7 +19,7 @@ from safe_io.errors import InputError, plain_reason
 from safe_io.files import read_json
 from safe_io.hub import cached_file, offline, use_cache_if_unreachable
 
-HUGGING_FACE = "pip install '.[transformers]'"
+HUGGING_FACE = "pip install 'sem-debiasing[hf]'"
 
 
 def build_model(backbone: Backbone, *, device: str, precision: str) -> tuple[nn.Module, Callable[..., Any]]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bias_evaluation.grid.backbone import Backbone
 from bias_evaluation.grid.direct_backbones import FORMS, describe_direct, is_direct
 from debiasing_methods.training.hyperparameters import PrismHyperparameters
-from safe_io.checkout import ROOT
+from safe_io.checkout import CONFIG, IS_CHECKOUT
 from safe_io.documents import Section, check_distinct, choices, describe, read_yaml, unknown
 from safe_io.errors import InputError
 
@@ -281,8 +281,9 @@ def _select(available: Mapping[str, Any], names: tuple[str, ...], kind: str, whe
 
 
 def project_root(config_file: Path) -> Path:
-    """Return the folder that holds the config folder of a file."""
-    return config_file.resolve().parent.parent
+    """Return the folder that holds the config folder of a file; for an installed file, the current folder."""
+    folder = config_file.resolve().parent.parent
+    return folder if IS_CHECKOUT or folder != CONFIG.parent else Path.cwd()
 
 
 def load_backbones(path: Path | str) -> dict[str, Backbone]:
@@ -468,7 +469,7 @@ def register_own_methods(path: Path | None) -> None:
     path : pathlib.Path or None
         None takes the project's own file, if there is one.
     """
-    if path is None and not (path := ROOT / "config" / "methods.yml").is_file():
+    if path is None and not (path := CONFIG / "methods.yml").is_file():
         return
     load_methods(path)
 

@@ -25,7 +25,7 @@ from bias_evaluation.grid.configs import (
 )
 from bias_evaluation.grid.plan import ResultKey
 from debiasing_methods.training.hyperparameters import PrismHyperparameters
-from safe_io.checkout import ROOT
+from safe_io.checkout import CONFIG
 from safe_io.documents import Section, choices, read_yaml
 from safe_io.errors import InputError
 
@@ -88,7 +88,7 @@ def load_configs(paths: Iterable[Path | str]) -> list[DatasetConfig]:
 
 def _dataset_file(path: Path, dataset: str) -> Path:
     """Find the config of a flat config's dataset."""
-    folders = (path.parent, path.parent.parent, ROOT / "config")
+    folders = (path.parent, path.parent.parent, CONFIG)
     for folder in folders:
         found = folder / f"{dataset}.yml"
         if found != path and found.is_file():
