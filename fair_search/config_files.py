@@ -15,7 +15,8 @@ def config_folder() -> Path:
     An installed package carries a copy of the checkout's `config/`; beside a checkout's own package there is
     none, and the checkout's is meant.
     """
-    return CONFIG
+    root = checkout()
+    return CONFIG if root is None else root / "config"
 
 
 def checkout() -> Path | None:
