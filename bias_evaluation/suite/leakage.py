@@ -40,7 +40,10 @@ class ProbeSettings:
     hidden : int
         Units of the MLP's one hidden layer.
     max_iter : int
-        Most iterations of the linear probe, and most epochs of the MLP, which stops early.
+        Most iterations of the linear probe, and most epochs of the MLP.
+    alpha : float
+        Weight decay of the MLP. On planted attributes (1,500 images, d = 128) 10 reads as much as the linear
+        probe of a direction, and most of a product of coordinates; 1e-4, and early stopping, read less.
     seed : int
         Of the draw, the parts and the MLP.
     """
@@ -49,6 +52,7 @@ class ProbeSettings:
     folds: int = 5
     hidden: int = 64
     max_iter: int = 200
+    alpha: float = 10.0
     seed: int = 0
 
 
@@ -105,7 +109,7 @@ def probe(images: np.ndarray, codes: np.ndarray, settings: ProbeSettings | None 
     mlp = make_pipeline(
         StandardScaler(),
         MLPClassifier(
-            (settings.hidden,), max_iter=settings.max_iter, early_stopping=True, random_state=settings.seed
+            (settings.hidden,), alpha=settings.alpha, max_iter=settings.max_iter, random_state=settings.seed
         ),
     )
     parts = StratifiedKFold(settings.folds, shuffle=True, random_state=settings.seed)
