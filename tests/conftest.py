@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from support.method_world import make_world  # noqa: F401 (a fixture)
+from support.oracle import oracle_folder
 from support.peers import peer_oracle  # noqa: F401 (a fixture)
 from support.suite_world import suite_template, suite_world  # noqa: F401
 from support.zsdebias_world import zsdebias_project  # noqa: F401
-
-from safe_io.checkout import ROOT
 
 if TYPE_CHECKING:
     from bias_evaluation.grid.configs import Backbone
@@ -46,10 +44,6 @@ def pytest_configure(config: pytest.Config) -> None:
         OPTIONS.update({name: dict(method.options) for name, method in methods.items()})
 
 
-def _oracle_folder() -> Path:
-    return Path(os.environ.get("SEM_ORACLE_DIR", ROOT / ".." / "shared")).resolve()
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say once, where it is seen, that the large oracle is not there."""
     skipped = [r for r in terminalreporter.stats.get("skipped", ()) if "no oracle data" in str(r.longrepr)]
@@ -76,7 +70,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def oracle_dir() -> Path:
     """Folder with published results and oracle data, which the project does not ship."""
-    folder = _oracle_folder()
+    folder = oracle_folder()
     if not folder.is_dir():
         pytest.skip("no oracle data: set SEM_ORACLE_DIR to the folder that holds official/ and golden/")
     return folder

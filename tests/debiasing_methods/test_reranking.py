@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.peers import PeerOracle
 
 from debiasing_methods.reranking import ALGORITHMS, candidates, exact_shares, rerank, uniform_shares
 
@@ -18,9 +19,10 @@ SKEWED = {2: ("0.29", "0.71"), 7: ("0.4", *["0.1"] * 6)}
 
 
 @pytest.fixture(scope="module")
-def golden(oracle_dir: Path) -> dict[str, np.ndarray]:
-    with np.load(oracle_dir / "golden" / "peers" / "rerank.npz") as arrays:
-        return {name: arrays[name].astype(np.float64 if "score" in name else int) for name in arrays.files}
+def golden(peer_oracle: Callable[[str, int], PeerOracle]) -> dict[str, np.ndarray]:
+    arrays = peer_oracle("rerank", 2).arrays
+    typed = {name: array.astype(np.float64 if "score" in name else int) for name, array in arrays.items()}
+    return type(arrays)(typed)
 
 
 def _order(scores: np.ndarray) -> np.ndarray:

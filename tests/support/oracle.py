@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,15 @@ from torch.nn.functional import normalize
 from debiasing_methods.base import DebiasingMethod, QueryGroup, ReferenceImages
 from debiasing_methods.registry import METHODS
 from debiasing_methods.sae import SparseAutoencoder
+from safe_io.checkout import ROOT
 
 # orth-cali and bendvlm have spurious prompts of their own
 SPURIOUS = {"orth-cali": "cali_spurious", "bendvlm": "bend_spurious"}
+
+
+def oracle_folder() -> Path:
+    """Folder of the large oracle, whether or not it is there."""
+    return Path(os.environ.get("SEM_ORACLE_DIR", ROOT / ".." / "shared")).resolve()
 
 
 def as_tensor(a: np.ndarray) -> Tensor:

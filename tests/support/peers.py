@@ -13,8 +13,18 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from debiasing_methods.base import ReferenceImages
+from safe_io.checkout import ROOT
+from support.oracle import oracle_folder
 
+SMALL = ROOT / "tests" / "oracle"
 WORLDS = {2: "celeba_hair_gender", 7: "fairface_stereotype_race"}
+
+
+class Cut(dict[str, np.ndarray]):
+    """Arrays of the small oracle: tests that need another one are skipped."""
+
+    def __missing__(self, key: str) -> np.ndarray:
+        pytest.skip(f"no oracle data: '{key}' is in the large oracle alone")
 
 
 @dataclass(frozen=True)
@@ -54,16 +64,26 @@ def _load(path: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def peer_oracle(oracle_dir: Path) -> Callable[[str, int | str], PeerOracle]:
-    """Load one: ``peer_oracle("leace", 7)``, or with the name of a setting of the golden world."""
-    golden = oracle_dir / "golden"
-    if not (golden / "peers").is_dir():
-        pytest.skip("no oracle data of further methods")
+def peer_oracle() -> Callable[[str, int | str], PeerOracle]:
+    """Load one: ``peer_oracle("leace", 7)``, or with the name of a setting of the golden world.
+
+    Without the large oracle it is the part of it that ships with the tests (`benchmarks/small_oracle.py`):
+    one setting with two classes.
+    """
+    golden = oracle_folder() / "golden"
     found: dict[Path, dict[str, np.ndarray]] = {}
 
-    def load(name: str, world: int | str) -> PeerOracle:
-        setting = WORLDS.get(world, world)
-        paths = golden / "peers" / f"{name}.npz", golden / f"{setting}.npz"
-        return PeerOracle(*(found.setdefault(path, found.get(path) or _load(path)) for path in paths))
+    def read(path: Path) -> dict[str, np.ndarray]:
+        return found.setdefault(path, found.get(path) or _load(path))
+
+    def load(name: str, which: int | str) -> PeerOracle:
+        setting = WORLDS.get(which, which)
+        if (golden / "peers").is_dir():
+            return PeerOracle(read(golden / "peers" / f"{name}.npz"), read(golden / f"{setting}.npz"))
+        if setting != WORLDS[2]:
+            pytest.skip("no oracle data: set SEM_ORACLE_DIR to the folder that holds official/ and golden/")
+        small = Cut({key.removeprefix(f"{name}/"): a for key, a in read(SMALL / "peers.npz").items()})
+        world = {k: a for k, a in read(SMALL / "published.npz").items() if not k.startswith("sae/")}
+        return PeerOracle(small, world)
 
     return load
