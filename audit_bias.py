@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from safe_io.arrays import read_matrix
 from safe_io.digests import remembered_sha256
 from safe_io.documents import unknown
 from safe_io.errors import InputError, run_main
-from safe_io.files import write_text
+from safe_io.files import json_text, write_text
 from safe_io.notices import warnings_as_lines
 
 if TYPE_CHECKING:
@@ -40,19 +41,24 @@ if TYPE_CHECKING:
     from fair_search.report.audit_report import AuditReport, Pictures
     from fair_search.reranking import RerankOptions
 
+EXIT_GATE = 1  # a gate (--fail-if) failed
 MOST_LISTED = 20  # names in an error line
 
 
-def run_audit(args: argparse.Namespace) -> int:
-    """Audit, write the files and print the table."""
+def run_audit(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """Audit, write the files and print the table; return the record, and a line for each gate that fails."""
     from fair_search.audit import audit
-    from fair_search.audit_files import first_on_all_line, means_table, write_audit
+    from fair_search.audit_files import audit_record, first_on_all_line, means_table, records, write_audit
     from fair_search.audit_inputs import image_groups, query_labels, read_audit_queries, read_metadata_rows
     from fair_search.audit_provenance import provenance
     from fair_search.audited_methods import BASE, load_audited_methods
+    from fair_search.comparison import change_lines, check_same_data, compare, read_earlier
+    from fair_search.gates import check_gate_methods, check_gates, parse_gates
     from fair_search.report.audit_report import AuditReport
     from fair_search.report.figures import display_name
 
+    gates = parse_gates(args.fail_if, args.k, labels=args.label_column is not None)
+    earlier = None if args.compare is None else read_earlier(args.compare)
     embeddings = read_matrix(args.embeddings, "image embeddings")
     metadata = read_metadata_rows(args.metadata, len(embeddings), args.id_column, args.ids)
     groups = image_groups(
@@ -78,6 +84,9 @@ def run_audit(args: argparse.Namespace) -> int:
     )
     left_out |= _without_tiny_groups(audited, groups)
     _print_left_out(left_out)
+    if earlier is not None:
+        check_same_data(earlier, _data(args, groups, queries), args.compare)
+    check_gate_methods(gates, tuple(audited))
     _check_shown(args, queries, tuple(audited))
     _check_width(embeddings, audited, args.embeddings)
     rerank = _rerank(args, tuple(audited), text, groups)
@@ -112,15 +121,32 @@ def run_audit(args: argparse.Namespace) -> int:
         recommended=report.verdict.recommendation.method,
         weights=_weights(args.weights),
     )
-    report = replace(report, provenance=made_from)
     options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-    write_audit(args.output_dir, report, digests=digests, options=options, left_out=left_out)
+    record = audit_record(report, digests=digests, options=options, left_out=left_out)
+    changes = None if earlier is None else compare(earlier, record, args.compare)
+    results, failures = check_gates(gates, found.table, found.lists.methods)
+    record |= {"gates": results, "changes": None if changes is None else records(changes)}
+    report = replace(report, provenance=made_from, changes=changes)
+    write_audit(args.output_dir, report, record)
     _warn_unreadable(report)
     print(*report.verdict.sentences, "", means_table(found), sep="\n")
     if found.first_on_all is not None:
         print(first_on_all_line(found))
+    if changes is not None:
+        print(*change_lines(changes, found.lists.methods, args.compare), sep="\n")
     print(f"written: {args.output_dir / 'report.html'}, audit.csv, retrieved.csv, audit.json")
-    return 0
+    return record, failures
+
+
+def _data(args: argparse.Namespace, groups: Groups, queries: AuditQueries) -> dict[str, Any]:
+    """Say what is audited, as far as an earlier audit must agree with it."""
+    return {
+        "attribute": groups.attribute,
+        "groups": dict.fromkeys(groups.classes),
+        "queries": list(queries.names),
+        "measurement": {"desired": args.desired},
+        "digests": {"metadata": remembered_sha256(args.metadata)},
+    }
 
 
 def _print_left_out(left_out: Mapping[str, str]) -> None:
@@ -335,7 +361,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = build_parser().parse_args(argv)
     with warnings_as_lines():
-        return report_results(args) if args.from_results else run_audit(checked(args))
+        if args.from_results:
+            if args.json or args.fail_if or args.compare:
+                raise InputError("--json, --fail-if and --compare are of an audit; leave out --from-results")
+            return report_results(args)
+        with redirect_stdout(sys.stderr) if args.json else nullcontext():
+            record, failures = run_audit(checked(args))
+    if args.json:
+        print(json_text(record), end="")
+    print(*failures, sep="\n", end="\n" * bool(failures), file=sys.stderr)
+    return EXIT_GATE if failures else 0
 
 
 if __name__ == "__main__":

@@ -21,20 +21,17 @@ from safe_io.files import atomic_paths, json_text
 from safe_io.provenance import versions
 
 
-def write_audit(
-    folder: Path,
+def audit_record(
     report: AuditReport,
     *,
     digests: Mapping[str, str],
     options: Mapping[str, Any],
     left_out: Mapping[str, str],
-) -> None:
-    """Write the report, ``audit.csv``, ``retrieved.csv``, ``audit.json`` and, with an index, ``faiss.csv``.
+) -> dict[str, Any]:
+    """Make the content of ``audit.json``.
 
     Parameters
     ----------
-    folder : pathlib.Path
-        Made where it is missing.
     report : AuditReport
     digests : mapping
         What the audit was made from: name → digest.
@@ -43,27 +40,43 @@ def write_audit(
     left_out : mapping
         Method → why it is not in the audit.
     """
-    found = report.audit
-    tables = [found.table] if found.reranked is None else [found.table, found.reranked.table]
-    record = summary(found) | {
+    return summary(report.audit) | {
         "verdict": asdict(report.verdict),
         "options": dict(options),
         "left_out_methods": dict(left_out),
         "digests": dict(digests),
     }
+
+
+def write_audit(folder: Path, report: AuditReport, record: Mapping[str, Any]) -> None:
+    """Write the report and the tables of an audit; those that it does not have are deleted.
+
+    ``report.html``, ``audit.csv``, ``retrieved.csv`` and ``audit.json`` are always written; ``faiss.csv``
+    with an index, and ``changes.csv`` if an earlier audit is compared.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Made if it is missing.
+    report : AuditReport
+    record : mapping
+        Of `audit_record`.
+    """
+    found = report.audit
+    tables = [found.table] if found.reranked is None else [found.table, found.reranked.table]
     contents = {
         "report.html": render(audit_page(report)),
         "audit.csv": _csv_text(pd.concat(tables, ignore_index=True)),
         "retrieved.csv": _csv_text(retrieved(report)),
-        "audit.json": json_text(record),
+        "audit.json": json_text(dict(record)),
     }
-    if found.approximate is not None:
-        contents["faiss.csv"] = _csv_text(found.approximate)
+    further = {"faiss.csv": found.approximate, "changes.csv": report.changes}
+    contents |= {name: _csv_text(table) for name, table in further.items() if table is not None}
     with atomic_paths(*(folder / name for name in contents)) as temporaries:
         for temporary, text in zip(temporaries, contents.values(), strict=True):
             temporary.write_text(text, encoding="utf-8")
-    if found.approximate is None:
-        (folder / "faiss.csv").unlink(missing_ok=True)  # of an earlier audit
+    for name in further.keys() - contents.keys():
+        (folder / name).unlink(missing_ok=True)  # of an earlier audit
 
 
 def _csv_text(table: pd.DataFrame) -> str:
@@ -103,24 +116,24 @@ def summary(found: Audit) -> dict[str, Any]:
         "queries": list(found.lists.queries),
         "methods": list(found.lists.methods),
         "measurement": asdict(found.settings),
-        "means": _records(means),
-        "faiss": None if found.approximate is None else _records(found.approximate),
+        "means": records(means),
+        "faiss": None if found.approximate is None else records(found.approximate),
         "versions": versions("fair_search"),
     }
     if found.first_on_all is not None:
-        record["first_method_on_all_images"] = _records(
+        record["first_method_on_all_images"] = records(
             found.first_on_all[["method", "k", "metric", "value", "low", "high"]]
         )
     if found.reranked is not None:
         again = found.reranked.table
         means = again[again["scope"] == "mean"][["method", "k", "metric", "value", "difference"]]
-        record["reranked"] = found.reranked.record() | {"means": _records(means)}
+        record["reranked"] = found.reranked.record() | {"means": records(means)}
     if found.left_out_queries:
         record["left_out_queries"] = {query: list(names) for query, names in found.left_out_queries.items()}
     return record
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows of a table as plain values; None for what is not known."""
     return table.astype(object).where(table.notna(), None).to_dict("records")
 

@@ -134,6 +134,20 @@ def _add_measure_options(parser: argparse.ArgumentParser) -> None:
         "one built for the purpose, such as "
         "IVF1024,Flat; says how far that moves the metrics (pip install faiss-cpu)",
     )
+    add(
+        "--compare",
+        type=Path,
+        metavar="FILE",
+        help="audit.json of an earlier audit of the same images and queries: says what changed",
+    )
+    add(
+        "--fail-if",
+        nargs="+",
+        default=[],
+        metavar="GATE",
+        help="exit with code 1 if a mean is out of bounds: [METHOD:]METRIC[@K]>VALUE, such as "
+        "'max_skew>0.5' (first method, largest K) or 'sem-bi:kl@10>=0.1'",
+    )
     add("--faiss-parameters", metavar="P", help="search parameters of the index, such as nprobe=16")
 
 
@@ -141,6 +155,11 @@ def _add_report_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("the report").add_argument
     add(
         "--output-dir", type=Path, required=True, metavar="DIR", help="where the files go; made where missing"
+    )
+    add(
+        "--json",
+        action="store_true",
+        help="print audit.json to stdout and nothing else; messages go to stderr",
     )
     add(
         "--max-loss",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from fair_search.audit import Audit
 from fair_search.fairness_metrics import METRICS
 from fair_search.report.audit_report import AuditReport
+from fair_search.report.changes_section import changes_section
 from fair_search.report.contact_sheets import sheet_section
 from fair_search.report.figures import display_name
 from fair_search.report.methods_section import (
@@ -39,6 +40,7 @@ def audit_page(report: AuditReport) -> Page:
     sections = [
         worst_section(report),
         *([recommendation_section(report)] if compared else []),
+        *([changes_section(report)] if report.changes is not None else []),
         methods_section(report),
         *([differences_section(report)] if compared else []),
         utility_section(report),

@@ -61,6 +61,8 @@ class AuditReport:
         As for `recommendation.recommend`.
     provenance : Provenance, optional
         What a command made the audit from.
+    changes : pandas.DataFrame, optional
+        Of `comparison.compare`: what changed since an earlier audit.
     unreadable : list of str
         Filled by `audit_page`: images that could not be shown.
     """
@@ -72,6 +74,7 @@ class AuditReport:
     notes: tuple[str, ...] = ()
     max_loss: float | None = None
     provenance: Provenance | None = None
+    changes: pd.DataFrame | None = None
     unreadable: list[str] = field(default_factory=list)
 
     @property

@@ -151,6 +151,29 @@ def test_index(system, tmp_path, capsys):
     )
 
 
+def test_compare_gate_and_json(system, tmp_path, capsys):
+    given = [*system[1], "--methods", "vanilla", "orth-proj", "--json", "--output-dir"]
+    assert run(given, tmp_path / "old") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == json.loads((tmp_path / "old" / "audit.json").read_text())
+    assert "written: " in err
+    more = ["--compare", tmp_path / "old" / "audit.json", "--fail-if", "max_skew>-1", "orth-proj:kl@5<-1"]
+    assert run(given, tmp_path / "new", *more) == 1
+    out, err = capsys.readouterr()
+    record = json.loads(out)
+    assert [gate["failed"] for gate in record["gates"]] == [True, False]
+    assert {row["change"] for row in record["changes"]} == {0}
+    assert "gate 'max_skew>-1' failed: mean MaxSkew of Base CLIP at K = 10 is" in err
+    assert "changes since" in err
+    assert len(pd.read_csv(tmp_path / "new" / "changes.csv")) == len(record["changes"])
+    assert "What changed since the earlier audit" in (tmp_path / "new" / "report.html").read_text()
+    assert run(given, tmp_path / "new") == 0
+    assert not (tmp_path / "new" / "changes.csv").exists()
+    old = tmp_path / "old" / "audit.json"
+    line = error_line(capsys, system[1], "--compare", old, "--desired", "uniform", "--output-dir", tmp_path)
+    assert "is of other data: its desired shares: data" in line
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -164,6 +187,9 @@ def test_index(system, tmp_path, capsys):
         (["--images", "nowhere"], "folder of the images not found: nowhere"),
         (["--draws", "0"], "--draws must be at least 1, got 0"),
         (["--max-loss", "1.5"], "--max-loss must be between 0 and 1, got 1.5"),
+        (["--fail-if", "skew>1"], "unknown metric 'skew'"),
+        (["--fail-if", "prism:kl>1"], "unknown method 'prism'; choose from: vanilla"),
+        (["--compare", "none.json"], "earlier audit not found: none.json"),
         (["--seed", "-1"], "--seed must be at least 0, got -1"),
         (["--query-labels", "wanted"], "--query-labels needs --label-column"),
         (["--embeddings", "none.npy"], "image embeddings not found: none.npy"),
