@@ -90,6 +90,7 @@ def run_audit(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     _check_shown(args, queries, tuple(audited))
     _check_width(embeddings, audited, args.embeddings)
     rerank = _rerank(args, tuple(audited), text, groups)
+    reranked = {name.partition("+")[0] for name in rerank.names} if rerank else set()
     with tqdm(total=len(embeddings), unit="row", desc="searching", unit_scale=True) as bar:
         found = audit(
             embeddings,
@@ -101,7 +102,7 @@ def run_audit(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
             index=_index(args, embeddings),
             rerank=rerank,
             reference_per_group=args.reference,
-            optional=() if args.methods else set(audited) - {BASE, *args.show_methods},
+            optional=() if args.methods else set(audited) - {BASE, *args.show_methods, *reranked},
             source=str(args.embeddings),
             device=args.device,
             progress=bar.update,

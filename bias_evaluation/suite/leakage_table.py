@@ -92,9 +92,8 @@ def _probed(
     from bias_evaluation.suite.leakage import method_leakage
 
     inputs, groups = workspace.inputs, query_groups(workspace, key, method)
-    fitted = getattr(method, "fits_images", False)
     transform = method.image_transform(
-        groups, fold, *([inputs.reference(key.setting.bias)] if fitted else [])
+        groups, fold, *([inputs.reference(key.setting.bias)] if method.fits_images else [])
     )
     spread = sorted({i * (len(groups) - 1) // (MOST_GROUPS - 1) for i in range(MOST_GROUPS)})
     codes, rows = inputs.codes(key.setting.bias), inputs.data.val[fold]

@@ -132,3 +132,10 @@ def test_a_used_up_class_is_counted(world: World) -> None:
     record = records(world, "vanilla+detcons")[0]
     assert record["fallbacks"] > 0
     assert record["below_floor"] > 0
+
+
+def test_methods_that_are_fitted_to_images_are_re_ranked_too(world: World) -> None:
+    world.change(world.methods, "leace", value={})
+    world.run("--methods", "leace", "leace+detcons", "--settings", "word_color")
+    assert records(world, "leace+detcons")[1]["mean"] <= records(world, "leace")[1]["mean"]
+    assert records(world, "leace+detcons")[0]["fallbacks"] == 0

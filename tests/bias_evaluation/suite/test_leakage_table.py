@@ -19,12 +19,13 @@ def options(suite_world: World) -> list[str]:
 
 
 def test_every_method_has_its_rows(suite_world, options, capsys):
-    suite_world.change(suite_world.methods, "prism-mini", value={})
+    for name in ("prism-mini", "leace"):
+        suite_world.change(suite_world.methods, name, value={})
     settings = ["--settings", "word_color"]
     assert main([*options, *settings]) == 0
     assert "Base CLIP" in capsys.readouterr().out
     table = pd.read_csv(suite_world.output / "leakage.csv")
-    assert set(table["method"]) == {*METHODS, "prism-mini"}
+    assert set(table["method"]) == {*METHODS, "prism-mini", "leace"}
     assert (table.groupby("method")["images"].apply(set) == {"unit", "returned"}).all()
     unit = table[table["images"] == "unit"].set_index("method")
     assert unit.loc["vanilla", "linear"] == unit.loc["orth-proj", "linear"]  # images stay as they are
