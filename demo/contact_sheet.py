@@ -59,8 +59,8 @@ class Row:
 
     @property
     def caption(self) -> str:
-        """Method and counts, such as "Base CLIP: 17 woman, 3 man"."""
-        return f"{self.method}: {', '.join(f'{n} {group}' for group, n in self.counts.items())}"
+        """Method and counts, such as "Base CLIP (woman: 17, man: 3)"."""
+        return f"{self.method} ({', '.join(f'{group}: {n}' for group, n in self.counts.items())})"
 
 
 def parse_query(text: str, config: DatasetConfig) -> tuple[str, str]:

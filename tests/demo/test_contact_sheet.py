@@ -28,7 +28,7 @@ def rows(tmp_path: Path) -> list[Row]:
 
 
 def test_a_caption_has_method_and_counts(rows: list[Row]) -> None:
-    assert rows[0].caption == "Base CLIP: 1 woman, 2 man"
+    assert rows[0].caption == "Base CLIP (woman: 1, man: 2)"
 
 
 def test_a_figure_has_a_panel_per_row_with_its_pictures_in_order(rows: list[Row]) -> None:
