@@ -94,7 +94,7 @@ def test_a_text_tower_without_directions_is_refused_for_every_method(
             arguments += ["--methods", method]
         else:
             arguments += ["--method", method]
-            if not METHODS[method].needs_reference:
+            if not METHODS[method].takes_labelled_images():
                 for option in ("--reference-embeddings", "--reference-metadata", "--reference-column"):
                     at = arguments.index(option)
                     del arguments[at : at + 2]
