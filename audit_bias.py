@@ -24,11 +24,10 @@ from fair_search.audit_settings import AuditSettings
 from fair_search.backbones import find_backbone
 from fair_search.cli import chosen_backbone
 from fair_search.report.page import render
-from safe_io.arrays import read_matrix
-from safe_io.digests import remembered_sha256
 from safe_io.documents import unknown
 from safe_io.errors import InputError, run_main
 from safe_io.files import json_text, write_text
+from safe_io.matrix_files import TENSORS, matrix_digest, read_matrix
 from safe_io.notices import warnings_as_lines
 
 if TYPE_CHECKING:
@@ -146,7 +145,7 @@ def _data(args: argparse.Namespace, groups: Groups, queries: AuditQueries) -> di
         "groups": dict.fromkeys(groups.classes),
         "queries": list(queries.names),
         "measurement": {"desired": args.desired},
-        "digests": {"metadata": remembered_sha256(args.metadata)},
+        "digests": {"metadata": matrix_digest(args.metadata)},
     }
 
 
@@ -177,7 +176,7 @@ def _check_origin(args: argparse.Namespace, text: TextStore | None, metadata: pd
     in_order = check_images(args.embeddings, metadata, args.metadata, columns)
     backbone = text.backbone if text else None
     unordered = None if in_order or args.ids else args.metadata
-    embedded = args.queries if args.queries.suffix.lower() in (".npy", ".safetensors") else None
+    embedded = args.queries if args.queries.suffix.lower() in TENSORS else None
     check_made_by(args.embeddings, backbone, table=unordered, queries=embedded)
 
 
@@ -275,7 +274,7 @@ def _digests(args: argparse.Namespace, text: TextStore | None, methods: Iterable
     for method in methods:
         path, _ = weights_file(method, text.backbone if text else None, given.get(method))
         files[f"weights of {method}"] = path
-    digests = {name: remembered_sha256(path) for name, path in files.items() if path is not None}
+    digests = {name: matrix_digest(path) for name, path in files.items() if path is not None}
     if text is not None:
         digests["text"] = text.digest  # of the text embeddings, or of the model and its checkpoint
     if args.bias is not None:

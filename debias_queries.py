@@ -22,9 +22,10 @@ from fair_search.cli import (
     chosen_backbone,
     method_help,
 )
-from safe_io.arrays import read_matrix, write_matrix
+from safe_io.arrays import write_matrix
 from safe_io.errors import InputError, as_input_error, run_main
 from safe_io.files import atomic_paths, dump_weights, json_text, sha256_file
+from safe_io.matrix_files import matrix_digest, read_matrix
 from safe_io.notices import warnings_as_lines
 from safe_io.provenance import versions
 
@@ -74,7 +75,10 @@ def build_parser() -> argparse.ArgumentParser:
         "labelled images (bendvlm, bendsem-bi, spd, leace, sfid and clip-clip need them)"
     )
     reference.add_argument(
-        "--reference-embeddings", type=Path, metavar="FILE", help="image embeddings, .npy or .safetensors"
+        "--reference-embeddings",
+        type=Path,
+        metavar="FILE",
+        help="image embeddings: files as audit_bias.py reads",
     )
     reference.add_argument(
         "--reference-metadata",
@@ -243,7 +247,7 @@ def _described(backbone: Backbone) -> dict[str, Any]:
 
 
 def _file(path: Path) -> dict[str, str]:
-    return {"file": str(path), "sha256": sha256_file(path)}
+    return {"file": str(path), "sha256": matrix_digest(path)}
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ import numpy as np
 from tqdm import tqdm
 
 from fair_search.audit_settings import AuditSettings
-from safe_io.arrays import read_matrix
 from safe_io.errors import InputError, run_main
 from safe_io.files import write_json
+from safe_io.matrix_files import read_matrix
 
 OUTPUT = Path(__file__).resolve().parent / "output" / "audit.json"
 QUERIES, CLASSES, CHUNK = 25, 4, 16_384

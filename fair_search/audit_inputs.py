@@ -16,7 +16,7 @@ import pandas as pd
 from bias_evaluation.datasets.metadata import contradiction
 from fair_search.bias_files import BiasFile
 from fair_search.groups import Groups, QueryLabels
-from fair_search.query_files import read_queries, read_table, take_column
+from fair_search.query_files import TABLES, read_queries, read_table, take_column
 from fair_search.reference import label_text
 from fair_search.small_groups import small_groups
 from safe_io.documents import choices, read_alike, unknown
@@ -99,8 +99,8 @@ def read_audit_queries(
 def _labels(path: Path, column: str | None) -> tuple[str, ...] | None:
     if column is None:
         return None
-    if path.suffix.lower() not in (".csv", ".tsv", ".feather"):
-        raise InputError(f"labels of queries are a column of a table (.csv, .tsv, .feather), not of {path}")
+    if path.suffix.lower() not in TABLES:
+        raise InputError(f"labels of queries are a column of a table ({', '.join(TABLES)}), not of {path}")
     labels = take_column(read_table(path, "queries"), column, path)
     if labels.isna().any():
         raise InputError(
@@ -118,7 +118,7 @@ def read_metadata_rows(
     Parameters
     ----------
     path : pathlib.Path
-        ``.csv``, ``.tsv`` or ``.feather``.
+        As for `query_files.read_table`.
     n_rows : int
         N.
     id_column : str, optional

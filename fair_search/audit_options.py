@@ -42,9 +42,15 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         "--embeddings",
         type=Path,
         metavar="FILE",
-        help="image embeddings: .npy (N, d), fp16 or fp32, any size",
+        help="image embeddings (N, d), fp16 or fp32: .npy of any size, a folder of .npy parts or of "
+        "clip-retrieval, .safetensors, .pt, .parquet or FILE.parquet:COLUMN",
     )
-    add("--metadata", type=Path, metavar="FILE", help="one row an image: .csv, .tsv or .feather")
+    add(
+        "--metadata",
+        type=Path,
+        metavar="FILE",
+        help="one row per image: .csv, .tsv, .feather, .parquet, or a folder of Parquet parts",
+    )
     add("--attribute", metavar="COLUMN", help="metadata column of the groups, such as gender")
     add("--values", nargs="+", metavar="V", help="only these groups, in this order (default: all)")
     add(
@@ -63,8 +69,8 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         "--queries",
         type=Path,
         metavar="FILE",
-        help="a query a line (.txt), a column (.csv, .tsv, .feather), or raw "
-        "text embeddings (.npy, .safetensors)",
+        help="a query a line (.txt), a column (.csv, .tsv, .feather, .parquet), or raw "
+        "text embeddings (.npy, .safetensors, .pt)",
     )
     add("--query-column", metavar="COLUMN", help="column of the queries, in a table of several")
     add("--query-names", type=Path, metavar="FILE", help="short names of the queries, one a line")

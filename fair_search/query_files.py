@@ -14,11 +14,21 @@ import numpy as np
 import pandas as pd
 
 from bias_evaluation.datasets.metadata import repeated
-from safe_io.arrays import finite_rows, read_matrix
+from safe_io.arrays import finite_rows
 from safe_io.documents import choices
 from safe_io.errors import InputError
+from safe_io.matrix_files import (
+    METADATA_PARTS,
+    TENSORS,
+    part_files,
+    plain_columns,
+    read_matrix,
+    split_column,
+)
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
+TABLES = (*_SEPARATORS, ".feather", ".parquet")
+_NESTED = "nested columns"
 
 
 def read_queries(path: Path, column: str | None = None) -> list[str] | np.ndarray:
@@ -27,8 +37,8 @@ def read_queries(path: Path, column: str | None = None) -> list[str] | np.ndarra
     Parameters
     ----------
     path : pathlib.Path
-        ``.txt``: one query a line; ``.csv``, ``.tsv``, ``.feather``: a column of a table; ``.npy``,
-        ``.safetensors``: raw text embeddings.
+        ``.txt``: one query a line; ``.csv``, ``.tsv``, ``.feather``, ``.parquet``: a column of a table;
+        ``.npy``, ``.safetensors``, ``.pt``, ``FILE.parquet:COLUMN``: raw text embeddings.
     column : str, optional
         Which column; needed for a table that has several, and only there.
 
@@ -42,17 +52,18 @@ def read_queries(path: Path, column: str | None = None) -> list[str] | np.ndarra
         The file is missing, empty or of another kind, a query is blank, or an embedding is not usable.
     """
     suffix = path.suffix.lower()
-    if column is not None and suffix not in {*_SEPARATORS, ".feather"}:
-        raise InputError(f"--column is for tables (.csv, .tsv, .feather), but the queries are in {path}")
-    if suffix in (".npy", ".safetensors"):
+    if column is not None and suffix not in TABLES:
+        raise InputError(f"--column is for tables ({', '.join(TABLES)}), but the queries are in {path}")
+    if suffix in TENSORS or split_column(path)[1] is not None:
         return finite_rows(read_matrix(path, "query embeddings"), path).numpy()
     if suffix == ".txt":
         return _checked(_lines(path), path, "line", 1)
-    if suffix in {*_SEPARATORS, ".feather"}:
+    if suffix in TABLES:
         table = read_table(path, "queries")
         return _checked(_column(table, column, path).map(str, na_action="ignore").tolist(), path, "row", 1)
     raise InputError(
-        f"{path}: queries are read from .txt, .csv, .tsv, .feather, .npy or .safetensors, not '{path.suffix}'"
+        f"{path}: queries are read from .txt, .csv, .tsv, .feather, .parquet, .npy, .safetensors or .pt, not "
+        f"'{path.suffix}'"
     )
 
 
@@ -80,16 +91,29 @@ def _lines(path: Path) -> list[str]:
 
 
 def read_table(path: Path, what: str) -> pd.DataFrame:
-    """Read a ``.csv``, ``.tsv`` or ``.feather`` table; cells of a text table are text, empty ones missing.
+    """Read a table; cells of a text table are text, empty ones missing.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        ``.csv``, ``.tsv``, ``.feather`` or ``.parquet``; or a folder of Parquet parts, also that of
+        clip-retrieval (``metadata/*.parquet``). Columns of lists or structures are left out.
+    what : str
+        What the table is, for the error line.
 
     Raises
     ------
     InputError
-        The file is missing, or is no table.
+        The file is missing, or is no table; parts differ in their columns.
     """
+    if path.is_dir():
+        inner = path / METADATA_PARTS
+        return _parquet_table(part_files(inner if inner.is_dir() else path, ".parquet", what), what)
     if not path.is_file():
         raise InputError(f"{what} not found: {path}")
     suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return _parquet_table([path], what)
     try:
         if suffix == ".feather":
             table = pd.read_feather(path)
@@ -118,6 +142,24 @@ def read_table(path: Path, what: str) -> pd.DataFrame:
         raise InputError(f"{what} cannot be read as a table: {path}: {str(error).strip()}") from None
 
 
+def _parquet_table(paths: list[Path], what: str) -> pd.DataFrame:
+    """Read Parquet parts of one table, without their columns of lists and structures."""
+    columns = [plain_columns(path) for path in paths]
+    plain, nested = columns[0]
+    for path, found in zip(paths, columns, strict=True):
+        if set(found[0]) != set(plain):
+            odd = sorted(set(found[0]) ^ set(plain))[0]
+            raise InputError(f"{what}: {path} and {paths[0].name} differ in the column '{odd}'")
+        if twice := repeated(found[0]):
+            raise InputError(f"{path} has the column '{twice}' twice; keep one of them")
+    try:
+        table = pd.concat([pd.read_parquet(path, columns=plain) for path in paths], ignore_index=True)
+    except Exception as error:  # pandas and pyarrow raise many kinds for damaged files
+        raise InputError(f"{what} cannot be read as a table: {paths[0]}: {str(error).strip()}") from None
+    table.attrs[_NESTED] = nested
+    return table
+
+
 def _column(table: pd.DataFrame, column: str | None, path: Path) -> pd.Series:
     names = list(table.columns)
     if column is None and len(names) != 1:
@@ -129,6 +171,8 @@ def _column(table: pd.DataFrame, column: str | None, path: Path) -> pd.Series:
 
 def take_column(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
     """Take a column of a table; `InputError` where it has none of that name."""
+    if column in table.attrs.get(_NESTED, ()):
+        raise InputError(f"{path}: the column '{column}' holds lists or structures; give one of plain values")
     if column not in table.columns:
         raise InputError(f"{path} lacks the column '{column}'; it has: {choices(list(table.columns))}")
     return table[column]

@@ -16,13 +16,13 @@ import numpy as np
 
 from safe_io.documents import choices
 from safe_io.errors import InputError, plain_reason
-from safe_io.files import atomic_path, dump_weights, load_weights
+from safe_io.files import atomic_path, dump_weights
 
 # torch takes seconds to import; commands that only split or list arrays need none of it.
 if TYPE_CHECKING:
     from torch import Tensor
 
-MATRIX = "embeddings"  # name of the matrix in a .safetensors file
+MATRIX = "embeddings"  # name of the matrix in a file of several tensors
 RECOMPUTE = "recompute the embeddings"
 _ANY_BYTES, _RATIO = 1 << 26, 200  # texts of very different length compress to a hundredth; numbers hardly
 
@@ -119,40 +119,6 @@ def _check_unpacked_size(path: Path) -> None:
             f"{path} would unpack from {size} to {unpacked} bytes, far more than arrays of numbers do, so it "
             f"is not read; make it again"
         )
-
-
-def read_matrix(path: Path, what: str) -> np.ndarray:
-    """Read a float matrix ``(n, d)`` from ``.npy`` (memory-mapped) or ``.safetensors``; it is read-only.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        A ``.safetensors`` file holds one tensor, or one of the name `MATRIX`.
-    what : str
-        What the file holds, for the error line.
-
-    Returns
-    -------
-    ndarray of shape (n, d)
-        As stored from ``.npy``, float32 from ``.safetensors``; rows are not checked (see `check_rows`).
-
-    Raises
-    ------
-    InputError
-        The file is missing or damaged, or holds no float matrix.
-    """
-    if path.suffix.lower() == ".safetensors":
-        tensors = load_weights(path, make=f"write it with one tensor, '{MATRIX}'")
-        if MATRIX not in tensors and len(tensors) != 1:
-            raise InputError(f"{path} must hold a tensor '{MATRIX}'; it holds: {choices(sorted(tensors))}")
-        tensor = tensors.get(MATRIX, next(iter(tensors.values())))
-        check_matrix(tensor, path)  # before the conversion: labels and quantized values are whole numbers
-        array = tensor.float().numpy()
-    else:
-        array = load_array(path, what, "np.save")
-    check_matrix(array, path)
-    array.flags.writeable = False  # so that whoever reads it in chunks may give its pages back
-    return array
 
 
 def save_matrix(path: Path, matrix: np.ndarray) -> None:

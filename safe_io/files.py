@@ -141,7 +141,7 @@ def sha256_json(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def load_weights(path: str | os.PathLike[str], *, make: str) -> dict[str, Any]:
+def load_weights(path: str | os.PathLike[str], *, make: str, alone: str | None = None) -> dict[str, Any]:
     """Load a weight file without executing anything in it.
 
     Parameters
@@ -150,6 +150,8 @@ def load_weights(path: str | os.PathLike[str], *, make: str) -> dict[str, Any]:
         A torch file (``.pth``, ``.pt``; read with ``weights_only=True``) or a ``.safetensors`` file.
     make : str
         How the user gets this file (the command that trains or downloads it), for the error line.
+    alone : str, optional
+        Name for the tensor of a torch file that is not in a dict; such a file is refused by default.
 
     Returns
     -------
@@ -185,6 +187,8 @@ def load_weights(path: str | os.PathLike[str], *, make: str) -> dict[str, Any]:
         raise
     except Exception:  # a damaged file makes the readers raise almost anything
         raise InputError(f"{path} cannot be read as weights (truncated?); to get it anew: {make}") from None
+    if alone is not None and isinstance(weights, torch.Tensor):
+        weights = {alone: weights}
     if not isinstance(weights, Mapping):
         raise InputError(f"{path} holds a {type(weights).__name__}, not a dict of tensors; to get it: {make}")
     _check_storage(weights, path, make)

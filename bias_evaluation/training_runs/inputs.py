@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from bias_evaluation.embedding.text_store import read_text_embeddings
-from safe_io.arrays import finite_rows, read_matrix
+from safe_io.arrays import finite_rows
 from safe_io.errors import InputError
 from safe_io.files import read_json
+from safe_io.matrix_files import read_matrix
 
 
 def read_embeddings(path: str | os.PathLike[str]) -> Tensor:

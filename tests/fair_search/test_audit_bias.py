@@ -12,7 +12,7 @@ from PIL import Image
 
 import audit_bias
 from debiasing_methods.registry import METHODS
-from safe_io.errors import run_main
+from safe_io.errors import InputError, run_main
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 QUERIES = "query,wanted\nA photo of a nurse.,even\nA photo of a doctor.,odd\nA photo of a chef.,even\n"
@@ -100,6 +100,24 @@ def test_second_run_gives_the_same_files(system, tmp_path):
         run(system[1], "--methods", "vanilla", "orth-proj", "--output-dir", tmp_path / name)
     for file in ("report.html", "audit.csv", "retrieved.csv"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_clip_retrievals_folder_gives_the_same_audit(system, tmp_path):
+    folder, options = system
+    images, table = np.load(folder / "images.npy"), pd.read_csv(folder / "metadata.csv")
+    for name in ("img_emb", "metadata"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+    for i, rows in enumerate((slice(0, 50), slice(50, 120))):
+        np.save(tmp_path / "out" / "img_emb" / f"img_emb_{i}.npy", images[rows])
+        table[rows].to_parquet(tmp_path / "out" / "metadata" / f"metadata_{i}.parquet")
+    parts = ("--embeddings", tmp_path / "out", "--metadata", tmp_path / "out" / "metadata")
+    for name, more in (("plain", ()), ("parts", parts)):
+        run(options, "--methods", "vanilla", "orth-proj", *more, "--output-dir", tmp_path / name)
+    for file in ("audit.csv", "retrieved.csv"):
+        assert (tmp_path / "plain" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes()
+    table[:50].to_parquet(tmp_path / "out" / "metadata" / "metadata_1.parquet")
+    with pytest.raises(InputError, match=r"img_emb_1\.npy has 70 rows, but its metadata .* has 50"):
+        run(options, "--methods", "vanilla", *parts, "--output-dir", tmp_path / "parts")
 
 
 def test_methods_that_cannot_be_loaded_are_left_out_and_named(system, tmp_path, capsys):

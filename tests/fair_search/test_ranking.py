@@ -11,8 +11,8 @@ from debiasing_methods.registry import METHODS
 from fair_search import ranking
 from fair_search.audit import AuditedMethod, make_scorers
 from fair_search.ranking import Scorer, rank_images, read_chunks
-from safe_io.arrays import read_matrix
 from safe_io.errors import InputError
+from safe_io.matrix_files import read_matrix
 
 D = 8
 

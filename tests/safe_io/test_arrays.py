@@ -23,12 +23,12 @@ from safe_io.arrays import (
     float_rows,
     load_array,
     load_arrays,
-    read_matrix,
     save_array,
     save_matrix,
 )
 from safe_io.errors import InputError
 from safe_io.files import save_weights
+from safe_io.matrix_files import read_matrix
 
 MATRIX = np.arange(12, dtype=np.float32).reshape(4, 3) + 1
 
