@@ -123,6 +123,12 @@ def build_parser() -> ArgumentParser:
         help="shares that re-ranking aims at: data (default: those of each fold's labels), uniform, or a "
         "number for each bias class",
     )
+    add(
+        "--uncertainty",
+        action="store_true",
+        help="also draw every figure 200 times from the posterior of the model: mean, standard deviation and "
+        "95 %% range (docs/uncertainty.md)",
+    )
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default: cpu)")
     add(
         "--dry-run",
@@ -154,6 +160,7 @@ def run_options(args: argparse.Namespace, config: DatasetConfig) -> RunOptions:
         device=args.device,
         rerank_labels=args.rerank_labels,
         rerank_shares=tuple(args.rerank_shares),
+        uncertainty=args.uncertainty,
     )
 
 

@@ -171,6 +171,44 @@ def best_precision(found: Curvature, w: Tensor, tau: float = TAU, evidence: str 
 
 
 @dataclass(frozen=True, eq=False)
+class Spread:
+    """Gaussian noise of embeddings whose variances are a number per row times a number per coordinate.
+
+    Attributes
+    ----------
+    spreads : Tensor of shape (n,)
+        ``a_i = φ_i Ã⁻¹ φ_iᵀ``.
+    diagonal : Tensor of shape (d,)
+        b, the diagonal of ``B̃⁻¹``.
+    """
+
+    spreads: Tensor
+    diagonal: Tensor
+
+    def __getitem__(self, rows: slice | Tensor) -> Spread:
+        """Spread of some rows."""
+        return Spread(self.spreads[rows], self.diagonal)
+
+    @property
+    def variances(self) -> Tensor:
+        """Variances ``(n, d)``."""
+        return self.spreads[:, None] * self.diagonal
+
+    @property
+    def total(self) -> Tensor:
+        """Sum of each row's variances, ``(n,)``."""
+        return self.spreads * self.diagonal.sum()
+
+    def scale(self, noise: Tensor) -> Tensor:
+        """Give standard normal noise ``(n, d)`` these variances."""
+        return noise * self.spreads.sqrt()[:, None] * self.diagonal.sqrt()
+
+    def to(self, device: str | torch.device) -> Spread:
+        """Return a copy on another device, in float32."""
+        return Spread(*(t.to(device, torch.float32) for t in (self.spreads, self.diagonal)))
+
+
+@dataclass(frozen=True, eq=False)
 class Posterior:
     """Gaussian posterior of one tower's projection.
 
@@ -195,6 +233,11 @@ class Posterior:
         )
         return cls(*(torch.linalg.inv(part) for part in parts))
 
+    def spread(self, features: Tensor) -> Spread:
+        """Noise of the embeddings of features φ ``(n, p)``, float64."""
+        phi = features.double()
+        return Spread(((phi @ self.a_inverse) * phi).sum(1), self.b_inverse.diagonal())
+
     def variances(self, features: Tensor, linear: Tensor | None = None) -> Tensor:
         """Variances of embeddings, coordinate by coordinate.
 
@@ -210,12 +253,11 @@ class Posterior:
         Tensor of shape (n, d) or (n, k), float64
             ``(φÃ⁻¹φᵀ) · diag(B̃⁻¹)``, with T ``diag(TᵀB̃⁻¹T)``.
         """
-        phi = features.double()
-        spread = ((phi @ self.a_inverse) * phi).sum(1, keepdim=True)
+        found = self.spread(features)
         if linear is None:
-            return spread * self.b_inverse.diagonal()
+            return found.variances
         t = linear.double()
-        return spread * ((self.b_inverse @ t) * t).sum(0)
+        return Spread(found.spreads, ((self.b_inverse @ t) * t).sum(0)).variances
 
 
 def cosine_moments(

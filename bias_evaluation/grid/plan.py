@@ -42,6 +42,8 @@ class RunOptions:
         Which labels re-ranking sees: 'given', or 'predicted' from the images by zero-shot classification.
     rerank_shares : tuple of str
         Shares that re-ranking aims at: ('data',), ('uniform',), or a number for each bias class.
+    uncertainty : bool
+        Whether figures are drawn from the posterior of the model, too.
     """
 
     data_root: Path
@@ -52,6 +54,7 @@ class RunOptions:
     device: str = "cpu"
     rerank_labels: str = "given"
     rerank_shares: tuple[str, ...] = ("data",)
+    uncertainty: bool = False
 
 
 @dataclass(frozen=True)

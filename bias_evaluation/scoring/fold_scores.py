@@ -162,15 +162,19 @@ def fold_scores(
     if method.fits_images:
         return _scores_of_fits(method, groups, images, folds, reference())
     text = method.debias_text(groups, reference() if method.needs_reference else None)
-    queries = _queries_of_folds(text, len(folds)) if method.needs_reference else None
+    queries = queries_of_folds(text, len(folds)) if method.needs_reference else None
     together = [t.flatten(0, -2) for t in text]
     transform, take = method.image_transform(groups), _reader(method, images)
     return SharedScores(
-        lambda rows: _in_chunks(transform, take, rows, together), len(images), folds, queries, _empty(text)
+        lambda rows: _in_chunks(transform, take, rows, together),
+        len(images),
+        folds,
+        queries,
+        empty_queries(text),
     )
 
 
-def _empty(text: Sequence[Tensor]) -> tuple[int, ...]:
+def empty_queries(text: Sequence[Tensor]) -> tuple[int, ...]:
     """Find the queries that are zero, in some fold if each has its own."""
     zero = torch.cat([(t == 0).all(-1).reshape(-1, t.shape[-2]).any(0) for t in text])
     return tuple(torch.nonzero(zero).flatten().tolist())
@@ -180,7 +184,7 @@ def _reader(method: DebiasingMethod, images: StoredImages) -> Callable[[slice], 
     return lambda rows: method.prepare_images(images.take(rows, normalize=method.normalize))
 
 
-def _queries_of_folds(text: Sequence[Tensor], n_folds: int) -> Tensor:
+def queries_of_folds(text: Sequence[Tensor], n_folds: int) -> Tensor:
     """Positions ``(F, Q)`` of a fold's queries among those of all groups and folds, group by group."""
     numbers, start = [], 0
     for t in text:  # (F, Q_g, d)

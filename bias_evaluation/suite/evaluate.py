@@ -15,6 +15,7 @@ from bias_evaluation.scoring.fold_scores import NothingLeftWarning, SharedScores
 from bias_evaluation.scoring.reranking import Reranking
 from bias_evaluation.scoring.retrieval import evaluate_retrieval, judged_queries, summarize_retrieval
 from bias_evaluation.suite.reranking import make_reranking
+from bias_evaluation.suite.uncertainty import uncertain_figures
 from bias_evaluation.suite.workspace import Workspace
 from debiasing_methods.base import DebiasingMethod, QueryGroup
 from debiasing_methods.registry import get_method
@@ -77,8 +78,8 @@ def evaluate(
             workspace.inputs.data.val,
             lambda: workspace.inputs.reference(keys[0].setting.bias),
         )
-        for key, mine in zip(keys, _split(scores, groups), strict=True):
-            yield key, _records(workspace, key, method, mine)
+        for key, own, mine in zip(keys, groups, _split(scores, groups), strict=True):
+            yield key, _records(workspace, key, method, own, mine)
 
 
 def query_groups(workspace: Workspace, key: ResultKey, method: DebiasingMethod) -> list[QueryGroup]:
@@ -98,10 +99,17 @@ def _split(scores: Iterable[Tensor], groups: Sequence[Sequence[QueryGroup]]) -> 
 
 
 def _records(
-    workspace: Workspace, key: ResultKey, method: DebiasingMethod, scores: Iterable[Tensor]
+    workspace: Workspace,
+    key: ResultKey,
+    method: DebiasingMethod,
+    groups: Sequence[QueryGroup],
+    scores: Iterable[Tensor],
 ) -> list[dict[str, Any]]:
     rerank, described = make_reranking(workspace.inputs, key) if key.rerank else (None, {})
     summary = _summarize(workspace, key, scores, rerank)
+    if workspace.uncertainty is not None:
+        drawn = _uncertain(workspace, key, method, groups)
+        summary = {metric: {**values, "uncertainty": drawn[metric]} for metric, values in summary.items()}
     return make_records(
         key,
         summary,
@@ -110,6 +118,22 @@ def _records(
         folds=len(workspace.inputs.data.val),
         digests=workspace.states.digests(key),
         reranking=rerank and {**rerank.report(), **described},
+    )
+
+
+def _uncertain(
+    workspace: Workspace, key: ResultKey, method: DebiasingMethod, groups: Sequence[QueryGroup]
+) -> dict[str, dict[str, Any]]:
+    """Draw the figures of a result; lists are re-ranked in each draw."""
+    rerank = make_reranking(workspace.inputs, key)[0] if key.rerank else None
+    return uncertain_figures(
+        workspace.uncertainty,
+        workspace.inputs,
+        key,
+        method,
+        groups,
+        lambda: workspace.inputs.reference(key.setting.bias),
+        lambda scores: _summarize(workspace, key, scores, rerank),
     )
 
 

@@ -15,6 +15,7 @@ from bias_evaluation.results.records import REVISION, differences
 from bias_evaluation.suite.inputs import Inputs
 from bias_evaluation.suite.reranking import digest_parts
 from bias_evaluation.suite.trained_methods import TrainedMethods
+from bias_evaluation.suite.uncertainty import digest_of, needed_files
 from debiasing_methods import base
 from debiasing_methods.registry import get_method
 from safe_io.checkout import ROOT
@@ -65,6 +66,7 @@ class States:
             "weights": inputs.digest(file.path for file in files) if files else "",
             "text": inputs.text.digest,
             **{component: inputs.digest(paths) for component, paths in inputs.files.items()},
+            **({"uncertainty": digest_of(inputs)} if inputs.options.uncertainty else {}),
         }
 
     def lacks(self, key: ResultKey) -> dict[str, list[str]]:
@@ -79,6 +81,7 @@ class States:
             ("prompts", self._missing_prompts),
             ("weights", self._missing_weights),
             ("text", self._missing_text),
+            ("uncertainty", self._missing_uncertainty),
         ):
             try:
                 lines = look(key)
@@ -114,6 +117,10 @@ class States:
         lost = [file for file in self.methods.files(key) if not file.path.is_file()]
         more = f", and {len(lost) - 1} more of its kind" if lost[1:] else ""
         return [f"{file.path}{more} ({file.make})" for file in lost[:1]]
+
+    def _missing_uncertainty(self, key: ResultKey) -> list[str]:
+        wanted = needed_files(self.inputs) if self.inputs.options.uncertainty else {}
+        return [f"{path} ({make} makes it)" for path, make in wanted.items() if not path.is_file()]
 
     def _missing_text(self, key: ResultKey) -> list[str]:
         text = self.inputs.text  # opening it checks the checkpoint or the given file

@@ -15,6 +15,7 @@ from bias_evaluation.suite.inputs import Inputs, SharedCache
 from bias_evaluation.suite.reranking import check_shares
 from bias_evaluation.suite.states import States
 from bias_evaluation.suite.trained_methods import TrainedMethods
+from bias_evaluation.suite.uncertainty import ModelUncertainty
 from debiasing_methods.registry import get_method
 from safe_io.errors import InputError
 
@@ -40,6 +41,8 @@ class Workspace:
         Methods with their weights.
     states : States
         Where each result stands.
+    uncertainty : ModelUncertainty or None
+        Of the embeddings, while they are loaded and if it is asked for.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Workspace:
         self.inputs = Inputs(config, backbone, options, shared or SharedCache())
         self.methods = TrainedMethods(self.inputs)
         self.states = States(self.inputs, self.methods)
+        self.uncertainty: ModelUncertainty | None = None
 
     def check(self, keys: Sequence[ResultKey]) -> None:
         """Raise `InputError` where files, labels, folds and K do not go together; nothing large is loaded."""
@@ -102,8 +106,11 @@ class Workspace:
         self.inputs.open()
         for key in keys:
             self.methods.get(key)
+        if self.options.uncertainty:
+            self.uncertainty = ModelUncertainty(self.inputs)
 
     def release(self) -> None:
         """Let go of arrays and methods: a command with many workspaces holds those of one at a time."""
+        self.uncertainty = None
         self.inputs.release()
         self.methods.release()
