@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bias_evaluation.embedding.text_store import TextStore
+    from bias_evaluation.uncertainty.draws import Uncertain
     from fair_search.audit import AuditedMethod
     from fair_search.audit_inputs import AuditQueries
     from fair_search.groups import Groups
@@ -47,7 +48,14 @@ MOST_LISTED = 20  # names in an error line
 def run_audit(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """Audit, write the files and print the table; return the record, and a line for each gate that fails."""
     from fair_search.audit import audit
-    from fair_search.audit_files import audit_record, first_on_all_line, means_table, records, write_audit
+    from fair_search.audit_files import (
+        audit_record,
+        first_on_all_line,
+        means_table,
+        records,
+        uncertainty_table,
+        write_audit,
+    )
     from fair_search.audit_inputs import image_groups, query_labels, read_audit_queries, read_metadata_rows
     from fair_search.audit_provenance import provenance
     from fair_search.audited_methods import BASE, load_audited_methods
@@ -90,6 +98,7 @@ def run_audit(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     _check_width(embeddings, audited, args.embeddings)
     rerank = _rerank(args, tuple(audited), text, groups)
     reranked = {name.partition("+")[0] for name in rerank.names} if rerank else set()
+    uncertain = _uncertain(args, embeddings, queries, text)
     with tqdm(total=len(embeddings), unit="row", desc="searching", unit_scale=True) as bar:
         found = audit(
             embeddings,
@@ -100,6 +109,7 @@ def run_audit(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
             labels=labels,
             index=_index(args, embeddings),
             rerank=rerank,
+            uncertain=uncertain,
             reference_per_group=args.reference,
             optional=() if args.methods else set(audited) - {BASE, *args.show_methods, *reranked},
             source=str(args.embeddings),
@@ -132,6 +142,8 @@ def run_audit(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     print(*report.verdict.sentences, "", means_table(found), sep="\n")
     if found.first_on_all is not None:
         print(first_on_all_line(found))
+    if found.uncertainty is not None:
+        print("", uncertainty_table(found), sep="\n")
     if changes is not None:
         print(*change_lines(changes, found.lists.methods, args.compare), sep="\n")
     print(f"written: {args.output_dir / 'report.html'}, audit.csv, retrieved.csv, audit.json")
@@ -238,6 +250,26 @@ def _rerank(
     return RerankOptions(names, class_prompts(load_bias(args.bias), text, groups, args.device))
 
 
+def _uncertain(
+    args: argparse.Namespace, embeddings: np.ndarray, queries: AuditQueries, text: TextStore | None
+) -> Uncertain | None:
+    """Load how uncertain images and queries are; None if it is not asked for."""
+    if args.uncertainty is None:
+        return None
+    from fair_search.uncertainty import load_uncertain, residuals_path
+
+    return load_uncertain(
+        args.uncertainty,
+        residuals_path(args.embeddings, args.residuals),
+        embeddings,
+        queries.values,
+        text,
+        seed=args.seed,
+        source=args.embeddings,
+        device=args.device,
+    )
+
+
 def _index(args: argparse.Namespace, embeddings: np.ndarray) -> Any:
     """Open or build the FAISS index that the options name; None where they name none."""
     from fair_search.ann import build_index, check_index, open_index, set_parameters
@@ -268,8 +300,12 @@ def _digests(args: argparse.Namespace, text: TextStore | None, methods: Iterable
     from fair_search.bias_files import load_bias
     from fair_search.loading import weights_file
 
-    names = ("embeddings", "metadata", "ids", "queries", "query_names")
+    names = ("embeddings", "metadata", "ids", "queries", "query_names", "uncertainty")
     files = {name: getattr(args, name) for name in names} | {"index": _index_file(args)}
+    if args.uncertainty is not None:
+        from fair_search.uncertainty import residuals_path
+
+        files["residuals"] = residuals_path(args.embeddings, args.residuals)
     given = _weights(args.weights)
     for method in methods:
         path, _ = weights_file(method, text.backbone if text else None, given.get(method))

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 
 from bias_evaluation.scoring.fold_scores import NothingLeftWarning
+from bias_evaluation.uncertainty.draws import Uncertain
 from debiasing_methods.base import DebiasingMethod, QueryGroup, ReferenceImages
 from debiasing_methods.chunks import IMAGE_ROWS
 from fair_search.audit_settings import REFERENCE_PER_GROUP, AuditSettings
@@ -26,6 +27,7 @@ from fair_search.judging import RankedLists, judge
 from fair_search.ranking import Scorer, TopLists, rank_images
 from fair_search.recommendation import Cost
 from fair_search.reranking import RerankedAudit, RerankOptions, rerank_audit
+from fair_search.uncertainty import AuditUncertainty, draw_audit, without_queries
 from safe_io.arrays import check_rows, float_rows
 from safe_io.errors import InputError
 
@@ -79,6 +81,8 @@ class Audit:
         Method → what it costs to run, in the order of the methods.
     left_out : dict
         Name → why a method that was `optional` could not be fitted.
+    uncertainty : AuditUncertainty or None
+        How far the model's uncertainty moves the figures, if it was asked for.
     """
 
     table: pd.DataFrame
@@ -94,6 +98,7 @@ class Audit:
     reranked: RerankedAudit | None = None
     costs: Mapping[str, Cost] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
+    uncertainty: AuditUncertainty | None = None
 
 
 def audit(
@@ -106,6 +111,7 @@ def audit(
     labels: QueryLabels | None = None,
     index: Any = None,
     rerank: RerankOptions | None = None,
+    uncertain: Uncertain | None = None,
     reference_per_group: int = REFERENCE_PER_GROUP,
     optional: Collection[str] = (),
     chunk_rows: int = IMAGE_ROWS,
@@ -133,6 +139,8 @@ def audit(
         Searched as well, for the methods that change text alone.
     rerank : RerankOptions, optional
         What is re-ranked to the desired shares as well.
+    uncertain : Uncertain, optional
+        Of the images and queries: figures are drawn from it as well.
     reference_per_group : int
         Where a method needs labelled images, so many of each group, at most half of it,
         are drawn at random and given to it. No method can then retrieve them: what a method has seen is never
@@ -180,6 +188,8 @@ def audit(
     scorers, left_out = make_scorers(audited, labelled, optional)
     empty = empty_queries(scorers, queries)
     if empty:
+        kept = [i for i, query in enumerate(queries) if query not in empty]
+        uncertain = without_queries(uncertain, kept)
         audited, queries, labels = _without(empty, audited, queries, labels)
         scorers, left_out = make_scorers(audited, labelled, optional)
     first = next(iter(scorers))
@@ -231,6 +241,21 @@ def audit(
             source=source,
             device=device,
         )
+    drawn = None
+    if uncertain is not None:
+        drawn = draw_audit(
+            embeddings,
+            {name: (audited[name].method, audited[name].groups) for name in scorers},
+            labelled,
+            groups,
+            keep,
+            lists,
+            settings,
+            None if labels is None else labels.relevant,
+            uncertain,
+            source,
+            device,
+        )
     return Audit(
         table=table,
         lists=lists,
@@ -245,6 +270,7 @@ def audit(
         reranked=reranked,
         costs={name: Cost.of(audited[name].method) for name in scorers},
         left_out=left_out,
+        uncertainty=drawn,
     )
 
 

@@ -70,7 +70,8 @@ def write_audit(folder: Path, report: AuditReport, record: Mapping[str, Any]) ->
         "retrieved.csv": _csv_text(retrieved(report)),
         "audit.json": json_text(dict(record)),
     }
-    further = {"faiss.csv": found.approximate, "changes.csv": report.changes}
+    drawn = None if found.uncertainty is None else found.uncertainty.table
+    further = {"faiss.csv": found.approximate, "changes.csv": report.changes, "uncertainty.csv": drawn}
     contents |= {name: _csv_text(table) for name, table in further.items() if table is not None}
     with atomic_paths(*(folder / name for name in contents)) as temporaries:
         for temporary, text in zip(temporaries, contents.values(), strict=True):
@@ -128,6 +129,8 @@ def summary(found: Audit) -> dict[str, Any]:
         again = found.reranked.table
         means = again[again["scope"] == "mean"][["method", "k", "metric", "value", "difference"]]
         record["reranked"] = found.reranked.record() | {"means": records(means)}
+    if found.uncertainty is not None:
+        record["uncertainty"] = found.uncertainty.record()
     if found.left_out_queries:
         record["left_out_queries"] = {query: list(names) for query, names in found.left_out_queries.items()}
     return record
@@ -168,6 +171,24 @@ def _reranked_lines(found: Audit, k: int) -> list[list[str]]:
         [display_name(name), *(f"{means[name, metric]:.3f}" for metric in found.lists.metrics)]
         for name in found.reranked.lists.methods
     ]
+
+
+def uncertainty_table(found: Audit) -> str:
+    """Write how far the model's uncertainty moves the means at the largest K, as lines for a terminal."""
+    k, drawn = max(found.settings.ks), found.uncertainty
+    table = drawn.table[drawn.table["k"] == k].set_index(["method", "metric"])
+    metrics = found.lists.metrics
+    lines = [["method", *(METRICS[m].label for m in metrics)]]
+    for name in found.lists.methods:
+        rows = [table.loc[(name, metric)] for metric in metrics]
+        lines.append(
+            [display_name(name), *(f"{r['mean']:.3f} [{r['low']:.3f}, {r['high']:.3f}]" for r in rows)]
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+    by_group = ", ".join(f"{name} {value:.2e}" for name, value in drawn.variance_by_group.items())
+    title = f"K = {k}, as far as the model is uncertain: means of {drawn.draws} draws with 95 % ranges"
+    return "\n".join([title, *text, f"mean variance of a cosine: {by_group}"])
 
 
 def first_on_all_line(found: Audit) -> str:

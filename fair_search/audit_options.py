@@ -155,6 +155,20 @@ def _add_measure_options(parser: argparse.ArgumentParser) -> None:
         "'max_skew>0.5' (first method, largest K) or 'sem-bi:kl@10>=0.1'",
     )
     add("--faiss-parameters", metavar="P", help="search parameters of the index, such as nprobe=16")
+    add(
+        "--uncertainty",
+        type=Path,
+        metavar="FILE",
+        help="what hessian_estimation.py wrote: also draw the figures 200 times from the posterior of the "
+        "model (docs/uncertainty.md)",
+    )
+    add(
+        "--residuals",
+        type=Path,
+        metavar="FILE",
+        help="with --uncertainty: residuals of the images (default: CLIP_<backbone>_residuals.npy beside the "
+        "embeddings)",
+    )
 
 
 def _add_report_options(parser: argparse.ArgumentParser) -> None:
@@ -221,6 +235,8 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
             raise InputError(f"--{name} must be at least 1, got {getattr(args, name)}")
     if args.max_loss is not None and not 0 <= args.max_loss <= 1:
         raise InputError(f"--max-loss must be between 0 and 1, got {args.max_loss:g}")
+    if args.residuals is not None and args.uncertainty is None:
+        raise InputError("--residuals needs --uncertainty: it is for nothing else")
     if args.seed < 0:
         raise InputError(f"--seed must be at least 0, got {args.seed}")
     return args
