@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bias_evaluation.grid.configs import register_own_methods
 from reproduce_tables import TABLES_FILE
+from reproduce_tables.selection import add_selection_options, is_selection, select_columns
 from safe_io.command_line import program
 from safe_io.errors import run_main
 from safe_io.files import write_text
@@ -23,7 +24,8 @@ def build_parser() -> argparse.ArgumentParser:
         description="Print a table of the paper, made from your results or the published ones, and write it "
         "as table_N.csv, table_N.md and table_N.tex. Cells of methods that are trained with seeds are means "
         "over the seeds; the best of each group of methods is bold. A cell whose result is missing is empty, "
-        "and a line on stderr names the missing file.",
+        "and a line on stderr names the missing file. With --methods, --backbone or --settings the files are "
+        "called table_N_selection; with results of another K than the table's, table_N_K<number>.",
         epilog="Example: python process_json_outputs.py && python -m reproduce_tables 2 --compare-published",
     )
     parser.add_argument(
@@ -72,6 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="K",
         help="seeds to take means over (default: what the description says; 0 1 2 in the paper)",
     )
+    add_selection_options(parser)
     parser.add_argument(
         "--methods-file",
         type=Path,
@@ -94,12 +97,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         as_markdown,
         as_text,
         compare,
+        other_k,
         read_published,
         summary,
     )
 
     register_own_methods(args.methods_file)
     description = load_description(args.description, args.table, args.seeds)
+    description = select_columns(description, args.methods, args.backbone, args.settings)
     stem = f"table_{args.table}"
     figures = args.description.parent / "published" / f"{stem}.csv"
     notes: list[str] = []
@@ -108,9 +113,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         table = fill(description, read_results(args.results))
         grid, notes = as_grid(table), table.notes
+        stem += other_k(table)
     shown = grid
-    stem += "_published" if args.published else ""
-    outputs = {f"{stem}.csv": as_csv(grid), f"{stem}.md": as_markdown(grid), f"{stem}.tex": as_latex(grid)}
+    stem += ("_selection" if is_selection(args) else "") + ("_published" if args.published else "")
+    outputs = {
+        f"{stem}.csv": as_csv(grid),
+        f"{stem}.md": as_markdown(grid),
+        f"{stem}.tex": as_latex(grid, label=f"tab:{stem}"),
+    }
     if args.compare_published:
         shown = compare(grid, read_published(figures, description))
         outputs[f"{stem}_comparison.csv"] = as_csv(shown)

@@ -118,11 +118,14 @@ class Table:
         Unrounded cells, one list a method; None where a result is missing.
     notes : list of str
         What is missing, one line each, and what else a reader must know.
+    retrieval_k : int or None
+        K of the retrieval results in the cells; None if there are none, or of several K.
     """
 
     description: Description
     values: list[list[float | None]]
     notes: list[str] = field(default_factory=list)
+    retrieval_k: int | None = None
 
 
 def load_description(path: Path, name: str, seeds: Sequence[int] | None = None) -> Description:
@@ -267,7 +270,8 @@ def fill(description: Description, results: pd.DataFrame) -> Table:
     ]
     others = [f"{note}; --seeds chooses others" for note in seed_notes(results, description.seeds)]
     notes = [*_missing(description, means), *_other_k(description, results), *others]
-    return Table(description, rows, notes)
+    ks = {k for _, _, k in _retrieval_ks(description, results)}
+    return Table(description, rows, notes, ks.pop() if len(ks) == 1 else None)
 
 
 def _index(results: pd.DataFrame) -> dict[_ResultKey, float]:
@@ -325,11 +329,15 @@ def _missing(description: Description, means: Mapping[_ResultKey, float]) -> Ite
 
 
 def _other_k(description: Description, results: pd.DataFrame) -> Iterator[str]:
-    if description.retrieval_k is None:
-        return
+    for dataset, setting, k in _retrieval_ks(description, results):
+        if description.retrieval_k not in (None, k):
+            yield f"warning: results of {dataset} {setting} in a table for K={description.retrieval_k}"
+
+
+def _retrieval_ks(description: Description, results: pd.DataFrame) -> Iterator[tuple[str, str, int | None]]:
+    """List dataset, setting and K of the retrieval results that a table's columns are about."""
     retrieval = results[results["task"] == "retrieval"]
     wanted = {(column.dataset, column.setting) for column in description.columns}
     for dataset, setting in retrieval[["dataset", "setting"]].drop_duplicates().itertuples(index=False):
-        k = retrieval_k(setting)
-        if (dataset, setting_name("retrieval", setting)) in wanted and k != description.retrieval_k:
-            yield f"warning: results of {dataset} {setting} in a table for K={description.retrieval_k}"
+        if (dataset, setting_name("retrieval", setting)) in wanted:
+            yield dataset, setting, retrieval_k(setting)

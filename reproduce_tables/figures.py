@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bias_evaluation.display.figures import save_both
 from bias_evaluation.grid.configs import register_own_methods
+from reproduce_tables.selection import add_selection_options, select_results
 from safe_io.errors import InputError, run_main
 
 
@@ -34,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output-dir", type=Path, default=Path(), metavar="DIR", help="where the figures go (default: here)"
     )
+    add_selection_options(parser)
     parser.add_argument(
         "--methods-file",
         type=Path,
@@ -60,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from bias_evaluation.results.aggregation import setting_name
 
     register_own_methods(args.methods_file)
-    results = read_results(args.results)
+    results = select_results(read_results(args.results), args.methods, args.backbone, args.settings)
     rows = seed_means(results, args.seeds)
     if rows.empty:
         raise InputError(f"{args.results} holds no results; run main_eval.py and process_json_outputs.py")

@@ -15,6 +15,7 @@ from reproduce_tables.engine import Description, Table
 from safe_io.errors import InputError
 
 _BOLD, _PLAIN = "\033[1m", "\033[0m"
+_BESIDE_TEXT, _ON_A_PAGE = 5, 14  # columns of figures at 10 pt: in one of two columns, and on a page
 _ARROWS = {"lowest": "↓", "highest": "↑"}
 _LATEX_ARROWS = {"↓": r"$\downarrow$", "↑": r"$\uparrow$"}
 _LATEX_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
@@ -82,7 +83,21 @@ def as_grid(table: Table) -> Grid:
         for i, method in enumerate(description.methods)
     )
     headers = tuple(column.labels for column in description.columns)
-    return Grid(description.title, headers, tuple(_ARROWS[end] for end in ends), tuple(rows))
+    return Grid(_title(table), headers, tuple(_ARROWS[end] for end in ends), tuple(rows))
+
+
+def _title(table: Table) -> str:
+    """Caption with K, if the table has cells of retrieval."""
+    description = table.description
+    k = table.retrieval_k or description.retrieval_k
+    retrieval = any(column.measure.task == "retrieval" for column in description.columns)
+    return f"{description.title} (K = {k})" if retrieval and k else description.title
+
+
+def other_k(table: Table) -> str:
+    """Part of a file's name for results of another K than the table is meant for; else empty."""
+    meant = table.description.retrieval_k
+    return f"_K{table.retrieval_k}" if meant and table.retrieval_k not in (None, meant) else ""
 
 
 def _best_of_column(cells: Sequence[str], groups: Sequence[str], end: str) -> list[bool]:
@@ -126,13 +141,30 @@ def _markdown_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def as_latex(grid: Grid) -> str:
-    """Write a grid as a LaTeX table in the style of the package booktabs: rules between groups, best bold."""
+def as_latex(grid: Grid, label: str = "") -> str:
+    """Write a grid as a LaTeX table in the style of the package booktabs: rules between groups, best bold.
+
+    Parameters
+    ----------
+    grid : Grid
+    label : str
+        Name to refer to it by; none by default.
+
+    Returns
+    -------
+    str
+        A ``table``; with more columns than fit beside text, a ``table*``, and with more than fit a page, one
+        that is scaled to its width.
+    """
+    wide, wider = (len(grid.headers) > most for most in (_BESIDE_TEXT, _ON_A_PAGE))
+    environment = "table*" if wide else "table"
     lines = [
-        r"% needs \usepackage{booktabs}",
-        r"\begin{table}",
+        rf"% needs \usepackage{{booktabs{',graphicx' if wider else ''}}}",
+        rf"\begin{{{environment}}}",
         r"\centering",
         rf"\caption{{{_latex(grid.title)}}}",
+        *([rf"\label{{{label}}}"] if label else []),
+        *([r"\resizebox{\textwidth}{!}{%"] if wider else []),
         rf"\begin{{tabular}}{{l{'r' * len(grid.headers)}}}",
         r"\toprule",
         *_latex_header(grid),
@@ -145,7 +177,8 @@ def as_latex(grid: Grid) -> str:
                 for cell, best in zip(row.cells, row.best, strict=True)
             )
             lines.append(" & ".join([_latex_name(row.name), *cells]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+    end = r"\end{tabular}" + ("}" if wider else "")
+    return "\n".join([*lines, r"\bottomrule", end, rf"\end{{{environment}}}"]) + "\n"
 
 
 def _latex_header(grid: Grid) -> Iterator[str]:
@@ -274,9 +307,10 @@ def read_published(path: Path, description: Description) -> Grid:
     with path.open(encoding="utf-8", newline="") as file:
         header, *lines = list(csv.reader(file)) or [[]]
     wanted = ["Method", *(column.header for column in description.columns)]
-    if header != wanted or any(len(line) != len(wanted) for line in lines):
+    if header[:1] != ["Method"] or set(wanted) - set(header) or any(len(x) != len(header) for x in lines):
         raise InputError(f"{path} does not have the columns of the table: {', '.join(wanted)}")
-    published = {line[0]: [_figure(cell, line[0], path) for cell in line[1:]] for line in lines}
+    at = [header.index(name) for name in wanted[1:]]
+    published = {line[0]: [_figure(line[j], line[0], path) for j in at] for line in lines}
     empty: list[float | None] = [None] * len(description.columns)
     return as_grid(Table(description, [published.get(m.display_name, empty) for m in description.methods]))
 

@@ -167,7 +167,7 @@ def test_a_value_alone_in_its_group_is_not_the_best(tmp_path: Path, full: pd.Dat
 
 def test_markdown(tmp_path: Path, full: pd.DataFrame) -> None:
     lines = as_markdown(grid_of(tmp_path, full)).splitlines()
-    assert lines[0] == "**Birds & digits**"
+    assert lines[0] == "**Birds & digits (K = 20)**"
     assert lines[2].startswith("| Method | Digits<br>tiny<br>KL ↓ | Digits<br>tiny<br>Prec. ↑ |")
     assert lines[3] == "| --- | ---: | ---: | ---: | ---: |"
     assert r"| SEM\_i | **0.300** | **0.800** | **0.600** | **0.200** |" in lines
@@ -177,7 +177,7 @@ def test_markdown(tmp_path: Path, full: pd.DataFrame) -> None:
 
 def test_latex(tmp_path: Path, full: pd.DataFrame) -> None:
     text = as_latex(grid_of(tmp_path, full))
-    assert r"\caption{Birds \& digits}" in text
+    assert r"\caption{Birds \& digits (K = 20)}" in text
     assert r" & \multicolumn{2}{c}{Digits} & \multicolumn{2}{c}{Birds} \\" in text
     assert r"\cmidrule(lr){2-3}\cmidrule(lr){4-5}" in text
     assert r"SEM$_{i}$ & \textbf{0.300} & \textbf{0.800} & \textbf{0.600} & \textbf{0.200} \\" in text
@@ -185,6 +185,30 @@ def test_latex(tmp_path: Path, full: pd.DataFrame) -> None:
     assert (text.count(r"\toprule"), text.count(r"\bottomrule")) == (1, 1)
     body = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert {line.count(" & ") for line in body[2:]} == {4}
+
+
+@pytest.mark.parametrize(
+    ("columns", "environment", "scaled"), [(4, "table", 0), (6, "table*", 0), (15, "table*", 1)]
+)
+def test_a_latex_table_fits_its_page(
+    tmp_path: Path, full: pd.DataFrame, columns: int, environment: str, scaled: int
+) -> None:
+    grid = grid_of(tmp_path, full)
+    wide = replace(
+        grid,
+        headers=(grid.headers * 4)[:columns],
+        arrows=(grid.arrows * 4)[:columns],
+        rows=tuple(
+            replace(row, cells=(row.cells * 4)[:columns], best=(row.best * 4)[:columns]) for row in grid.rows
+        ),
+    )
+    text = as_latex(wide, label="tab:small")
+    assert rf"\begin{{{environment}}}" in text
+    assert rf"\end{{{environment}}}" in text
+    assert text.index(r"\caption") < text.index(r"\label{tab:small}") < text.index(r"\begin{tabular}")
+    assert text.count(r"\resizebox{\textwidth}{!}{%") == text.count(r"\end{tabular}}") == scaled
+    assert text.count("graphicx") == scaled
+    assert text.count("{") == text.count("}")
 
 
 def test_text_is_continued_below_where_it_is_wider_than_the_terminal(
