@@ -13,6 +13,7 @@ import pandas as pd
 from fair_search.audit import Audit
 from fair_search.fairness_metrics import METRICS
 from fair_search.judging import RANDOM_ORDER, RankedLists
+from fair_search.metric_frame import by_group_table
 from fair_search.report.audit_page import audit_page
 from fair_search.report.audit_report import AuditReport
 from fair_search.report.figures import display_name
@@ -51,8 +52,8 @@ def audit_record(
 def write_audit(folder: Path, report: AuditReport, record: Mapping[str, Any]) -> None:
     """Write the report and the tables of an audit; those that it does not have are deleted.
 
-    ``report.html``, ``audit.csv``, ``retrieved.csv`` and ``audit.json`` are always written; ``faiss.csv``
-    with an index, and ``changes.csv`` if an earlier audit is compared.
+    ``report.html``, ``audit.csv``, ``by_group.csv``, ``retrieved.csv`` and ``audit.json`` are always written;
+    ``faiss.csv`` with an index, and ``changes.csv`` if an earlier audit is compared.
 
     Parameters
     ----------
@@ -68,6 +69,7 @@ def write_audit(folder: Path, report: AuditReport, record: Mapping[str, Any]) ->
         "report.html": render(audit_page(report)),
         "audit.csv": _csv_text(pd.concat(tables, ignore_index=True)),
         "retrieved.csv": _csv_text(retrieved(report)),
+        "by_group.csv": _csv_text(by_group_table(found)),
         "audit.json": json_text(dict(record)),
     }
     drawn = None if found.uncertainty is None else found.uncertainty.table

@@ -60,6 +60,12 @@ METRICS: dict[str, Metric] = {
         Metric("dp_ratio", "Parity ratio", 1.0, "higher", (0.0, 1.0),
                "Chance of being retrieved in the worst-served group over that in the best-served one; 0 "
                "where a group is absent (demographic parity)."),
+        Metric("exposure_ratio", "Exposure ratio", 1.0, "higher", (0.0, 1.0),
+               "The parity ratio with ranks counted: an image at rank i has exposure 1/log₂(1 + i), since "
+               "people look at the first images most."),
+        Metric("exposure_difference", "Exposure gap", 0.0, "lower", (0.0, np.inf),
+               "Exposure of the best-served group minus that of the worst-served one, each over the group's "
+               "share of all images (1 is fair for each); 0.5 is half a fair share."),
         Metric("precision", "Precision", None, "higher", (0.0, 1.0),
                "Share of the K images that have the label of the query."),
         Metric("overlap", "Overlap", None, "higher", (0.0, 1.0),
@@ -113,6 +119,37 @@ def parity_ratio(shares: np.ndarray, population: np.ndarray) -> np.ndarray:
     """
     rates = shares[..., population > 0] / population[population > 0]
     return rates.min(-1) / rates.max(-1)
+
+
+def exposure_shares(codes: np.ndarray, n_groups: int, ks: Sequence[int]) -> np.ndarray:
+    """Each group's share of the exposure of a list: ``Σ_{i ≤ K, g_i = c} v_i / Σ_{i ≤ K} v_i``.
+
+    The exposure of rank i is ``v_i = 1 / log₂(1 + i)`` (Singh & Joachims 2018, "Fairness of Exposure in
+    Rankings", arXiv:1802.07281, section 3).
+
+    Parameters
+    ----------
+    codes : ndarray of shape (..., K_max), integer
+        Groups of the images, best first.
+    n_groups : int
+        C.
+    ks : sequence of int
+        Depths K, each at most K_max.
+
+    Returns
+    -------
+    ndarray of shape (..., len(ks), C)
+        Rows sum to 1.
+    """
+    length = max(ks)
+    exposure = 1 / np.log2(np.arange(2, length + 2))
+    at = np.asarray(ks) - 1
+    total = np.cumsum(exposure)[at]
+    shares = [
+        np.cumsum((codes[..., :length] == code) * exposure, axis=-1)[..., at] / total
+        for code in range(n_groups)
+    ]
+    return np.stack(shares, axis=-1)
 
 
 def ndkl(codes: np.ndarray, desired: np.ndarray, ks: Sequence[int]) -> np.ndarray:
@@ -179,6 +216,8 @@ def fairness_at(
         raise ValueError(f"K = {', '.join(map(str, ks))} for lists of {codes.shape[-1]} images")
     safe = np.where(desired > 0, desired, 1.0)
     columns: dict[str, list[np.ndarray]] = {"kl": [], "max_skew": [], "min_skew": [], "dp_ratio": []}
+    present = population > 0
+    exposed = exposure_shares(codes, len(desired), ks)[..., present] / population[present]
     for k in ks:
         shares = class_shares(codes[..., :k], len(desired))
         columns["kl"].append(kl_divergence(shares, safe))
@@ -187,6 +226,8 @@ def fairness_at(
         columns["dp_ratio"].append(parity_ratio(shares, population))
     found = {name: np.stack(values, axis=-1) for name, values in columns.items()}
     found["ndkl"] = ndkl(codes, desired, ks)
+    found["exposure_ratio"] = exposed.min(-1) / exposed.max(-1)
+    found["exposure_difference"] = exposed.max(-1) - exposed.min(-1)
     return {name: found[name] for name in FAIRNESS}
 
 

@@ -66,7 +66,7 @@ def test_table_is_tidy(found):
     assert tuple(table.columns) == COLUMNS
     assert not table.duplicated(["method", "scope", "query", "k", "metric"]).any()
     rows = table[table["scope"] == "query"]
-    assert len(rows) == 3 * Q * 2 * 6  # methods, queries, K, metrics without precision
+    assert len(rows) == 3 * Q * 2 * 8  # methods, queries, K, metrics without precision
     assert (table["low"] <= table["value"] + 1e-6).all()
     assert (table["value"] <= table["high"] + 1e-6).all()
     overlap = means(found, "overlap")

@@ -71,7 +71,10 @@ def test_all_methods_side_by_side(system, search_world, tmp_path, capsys):
     assert "images cannot be read" in err
     table = pd.read_csv(tmp_path / "audit.csv")
     assert set(table["method"]) == {*METHODS, "(random order)"}
-    assert {"precision", "overlap", "kl", "max_skew", "min_skew", "ndkl", "dp_ratio"} == set(table["metric"])
+    fairness = {"kl", "max_skew", "min_skew", "ndkl", "dp_ratio", "exposure_ratio", "exposure_difference"}
+    assert set(table["metric"]) == {"precision", "overlap", *fairness}
+    by_group = pd.read_csv(tmp_path / "by_group.csv")
+    assert len(by_group) == len(METHODS) * 2 * 2  # K, groups
     assert "BendSEM_bi" in out
     assert "K = 10, means over 3 queries" in out
     retrieved = pd.read_csv(tmp_path / "retrieved.csv")

@@ -28,7 +28,7 @@ def test_hand_computed():
 
 def test_fair_list_has_the_fair_values():
     found = at([0, 1, 1, 0], HALF, HALF, 4)
-    for name in set(FAIRNESS) - {"ndkl"}:
+    for name in set(FAIRNESS) - {"ndkl", "exposure_ratio", "exposure_difference"}:
         assert found[name] == pytest.approx(METRICS[name].fair, abs=1e-12)
     # after 1 and 3 images shares cannot be equal
     discount = 1 / np.log2(np.arange(2, 6))
@@ -36,11 +36,21 @@ def test_fair_list_has_the_fair_values():
     assert found["ndkl"] == pytest.approx((math.log(2) * discount[0] + third * discount[2]) / discount.sum())
 
 
+def test_exposure_by_hand():
+    # exposures 1, 0.631, 0.5, 0.431: group 0 has ranks 1 and 2; group 1, a quarter of the images, 3 and 4
+    weights = [1 / math.log2(1 + i) for i in range(1, 5)]
+    found = at([0, 0, 1, 1], HALF, [0.75, 0.25], 4)
+    rates = [sum(weights[:2]) / sum(weights) / 0.75, sum(weights[2:]) / sum(weights) / 0.25]
+    assert found["exposure_ratio"] == pytest.approx(rates[0] / rates[1])
+    assert found["exposure_difference"] == pytest.approx(rates[1] - rates[0])
+
+
 def test_absent_group():
     found = at([0] * 10, HALF, HALF, 10)
     assert found["kl"] == found["ndkl"] == found["max_skew"] == pytest.approx(math.log(2))
     assert found["min_skew"] == pytest.approx(math.log(0.05 / 0.5))  # half an image of ten
-    assert found["dp_ratio"] == 0
+    assert found["dp_ratio"] == found["exposure_ratio"] == 0
+    assert found["exposure_difference"] == pytest.approx(2)
 
 
 def test_min_skew_of_a_rare_absent_group_is_below_zero():
