@@ -15,6 +15,7 @@ from debiasing_methods.linalg import gram
 
 _GRADIENT = 1e-9  # largest entry, in preconditioned coordinates
 _MOST_STEPS = 2000
+_MOST_POLISHING = 20
 
 
 def fit_logistic(
@@ -48,7 +49,19 @@ def fit_logistic(
     options = {"maxiter": _MOST_STEPS, "maxfun": _MOST_STEPS, "ftol": 0, "gtol": _GRADIENT, "maxcor": 20}
     start = np.zeros(problem.targets.shape[1] * (x.shape[1] + 1))
     found = minimize(problem.loss, start, jac=True, method="L-BFGS-B", options=options)
-    return problem.weights(found.x)
+    return problem.weights(_polished(problem, found.x))
+
+
+def _polished(problem: _Problem, v: np.ndarray) -> np.ndarray:
+    """Follow the gradient as long as a step halves it: the loss no longer shows such differences."""
+    slope = problem.loss(v)[1]
+    for _ in range(_MOST_POLISHING):
+        closer = v - slope
+        new = problem.loss(closer)[1]
+        if not np.abs(new).max() < np.abs(slope).max() / 2:
+            break
+        v, slope = closer, new
+    return v
 
 
 def scatter_of(x: Tensor) -> Tensor:

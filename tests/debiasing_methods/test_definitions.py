@@ -311,7 +311,7 @@ def naive_spd_images(world, group, method):
     x, directions = n(x), np.zeros((0, x.shape[1]))
     while len(directions) < 5:
         rest = x - x @ directions.T @ directions
-        rows = LogisticRegression(tol=1e-10, max_iter=10_000).fit(rest, labels).coef_[:-1]
+        rows = LogisticRegression(solver="newton-cg", tol=1e-12, max_iter=10_000).fit(rest, labels).coef_[:-1]
         for row in rows:
             row = row - directions.T @ (directions @ row)
             directions = np.vstack([directions, row / np.linalg.norm(row)])
