@@ -61,6 +61,7 @@ def run_audit(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     from fair_search.audited_methods import BASE, load_audited_methods
     from fair_search.comparison import change_lines, check_same_data, compare, read_earlier
     from fair_search.gates import check_gate_methods, check_gates, parse_gates
+    from fair_search.method_options import parse_options_of_methods
     from fair_search.report.audit_report import AuditReport
     from fair_search.report.figures import display_name
 
@@ -85,6 +86,7 @@ def run_audit(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         text=text,
         bias=args.bias,
         weights=_weights(args.weights),
+        options=parse_options_of_methods(args.option),
         seed=args.seed,
         device=args.device,
         groups=groups,

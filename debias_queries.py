@@ -97,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
 
     from fair_search.loading import load_debiaser
+    from fair_search.method_options import parse_options
     from fair_search.query_files import read_queries
     from fair_search.transform_files import transform_tensors
 
@@ -109,6 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.bias,
             weights=args.weights,
             text_embeddings=args.text_embeddings,
+            options=parse_options(args.option, args.method),
             seed=args.seed,
             device=args.device,
         )

@@ -99,6 +99,13 @@ def _add_method_options(parser: argparse.ArgumentParser) -> None:
         "the backbone's own, where there are)",
     )
     add(
+        "--option",
+        nargs="+",
+        metavar="METHOD.KEY=VALUE",
+        default=[],
+        help="options of methods, such as orth-cali.lam=100 (default: those of config/methods.yml)",
+    )
+    add(
         "--reference",
         type=int,
         default=REFERENCE_PER_GROUP,

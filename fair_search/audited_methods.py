@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from fair_search.bias_files import BiasFile, BiasLike, load_bias
 from fair_search.config_files import config_folder
 from fair_search.groups import Groups
 from fair_search.loading import load_debiaser
-from safe_io.documents import choices
+from safe_io.documents import choices, unknown
 from safe_io.errors import InputError
 
 BASE = "vanilla"
@@ -28,6 +29,7 @@ def load_audited_methods(
     text: TextStore | None = None,
     bias: BiasLike | None = None,
     weights: Mapping[str, Path] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
     device: str = "cpu",
     groups: Groups | None = None,
@@ -46,6 +48,8 @@ def load_audited_methods(
         As for `load_debiaser`.
     weights : mapping, optional
         Name of a method → its file of trained weights.
+    options : mapping, optional
+        Name of a method → its options, in place of those of ``config/methods.yml``.
     seed : int
         Seed of ZSDebias's noise.
     device : str
@@ -65,17 +69,26 @@ def load_audited_methods(
     InputError
         A method that was named cannot be loaded, weights are of no method, or the queries cannot be used.
     """
-    weights = dict(weights or {})
+    weights, options = dict(weights or {}), dict(options or {})
     known = load_methods(config_folder() / "methods.yml")  # registers classes of the user's own, too
     chosen = list(dict.fromkeys(methods)) if methods else in_table_order(known)
     for name in (*chosen, *weights):
         find_method(name)
+    for name in options:
+        if name not in chosen:
+            raise unknown("method", name, chosen, "--option")
     described = None if bias is None else load_bias(bias)
     audited, left_out = {}, {}
     for name in chosen:
         try:
             debiaser = load_debiaser(
-                name, text, described, weights=weights.get(name), seed=seed, device=device
+                name,
+                text,
+                described,
+                weights=weights.get(name),
+                options=options.get(name),
+                seed=seed,
+                device=device,
             )
             method = debiaser.method
             if groups is not None and method.takes_labelled_images() and method.needs:

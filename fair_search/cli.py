@@ -69,6 +69,13 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="trained weights: the sparse autoencoder (sem-…), the map (prism), the model (zsdebias)",
     )
+    group.add_argument(
+        "--option",
+        nargs="+",
+        metavar="KEY=VALUE",
+        default=[],
+        help="options of the method, such as lam=100 (default: those of config/methods.yml)",
+    )
     group.add_argument("--seed", type=int, default=0, help="seed of zsdebias's noise (default: 0)")
 
 

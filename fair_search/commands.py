@@ -56,6 +56,8 @@ def debias_command(args: argparse.Namespace, method: str, weights: Path | None, 
     for name in ("backbone", "pretrained", "checkpoint", "text_embeddings", "bias"):
         given[name] = getattr(args, name)
     given["weights"] = weights
+    mine = [pair.partition(".")[2] for pair in args.option if pair.partition(".")[0] == method]
+    given["option"] = mine or None
     if args.device != "cpu":
         given["device"] = args.device
     if args.seed:

@@ -96,6 +96,16 @@ def test_the_manifest_says_what_it_was_made_from(run: Any, folder: Path, model: 
     assert {"python", "torch", "open_clip_torch"} <= set(manifest["versions"])
 
 
+def test_options_of_the_method(run: Any, folder: Path, model: tuple[str, str]) -> None:
+    assert run("queries.txt", "orth-cali", option="lam=3") == (0, "")
+    expected = load_debiaser("orth-cali", model, "gender", options={"lam": 3.0}).debias(QUERIES)
+    np.testing.assert_array_equal(np.load(folder / "out.npy"), expected)
+    assert json.loads((folder / "out.manifest.json").read_text())["options"]["lam"] == 3
+    code, error = run("queries.txt", "orth-cali", option="lamda=3")
+    assert code == 2
+    assert "unknown option 'lamda'; choose from: lam" in error
+
+
 def test_a_second_run_gives_the_same_files(run: Any, folder: Path) -> None:
     run("queries.txt", "roboshot")
     first = {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -211,6 +211,8 @@ def test_compare_gate_and_json(system, tmp_path, capsys):
         (["--fail-if", "skew>1"], "unknown metric 'skew'"),
         (["--fail-if", "prism:kl>1"], "unknown method 'prism'; choose from: vanilla"),
         (["--compare", "none.json"], "earlier audit not found: none.json"),
+        (["--option", "lam=3"], "--option takes METHOD.KEY=VALUE"),
+        (["--option", "orth-cali.lam=3"], "--option: unknown method 'orth-cali'; choose from: vanilla"),
         (["--seed", "-1"], "--seed must be at least 0, got -1"),
         (["--query-labels", "wanted"], "--query-labels needs --label-column"),
         (["--embeddings", "none.npy"], "image embeddings not found: none.npy"),

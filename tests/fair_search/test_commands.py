@@ -28,10 +28,12 @@ def test_audit_command_parses_to_the_same_options():
 
 
 def test_debias_command_parses():
-    args = build_parser().parse_args(GIVEN)
+    options = ["--option", "bendsem-bi.num_neighbors=7", "orth-cali.lam=3"]
+    args = build_parser().parse_args([*GIVEN, *options])
     words = shlex.split(debias_command(args, "bendsem-bi", Path("sae.pth"), reference=True))
     parsed = debias_queries.build_parser().parse_args(words[2:])
     assert parsed.method == "bendsem-bi"
+    assert parsed.option == ["num_neighbors=7"]
     assert (parsed.queries, parsed.column, parsed.bias) == (Path("q.csv"), "the query", "gender")
     assert (parsed.weights, parsed.seed, parsed.reference_column) == (Path("sae.pth"), 3, "gender")
     assert (parsed.reference_embeddings, parsed.reference_metadata) == (Path("data/i.npy"), Path("m.csv"))
