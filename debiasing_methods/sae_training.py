@@ -45,13 +45,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     from bias_evaluation.training_runs.sae_report import format_report
 
     output = _output(args.output, args.format)
-    config = _config(args)
+    _check_kind(args)
+    config = _config(args) if args.batch_topk is None else None
     if not args.checkpoint_seconds >= 0:
         raise InputError(f"--checkpoint-seconds must be at least 0, got {args.checkpoint_seconds}")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no usable CUDA device; use --device cpu")
+    rows = _encode_prompts(args) if args.embeddings is None else read_embeddings(args.embeddings)
+    if config is None:
+        return _train_batch_topk(args, rows, output)
     report = run_training(
-        _encode_prompts(args) if args.embeddings is None else read_embeddings(args.embeddings),
+        rows,
         output,
         config,
         holdout=args.holdout,
@@ -61,6 +65,44 @@ def main(argv: Sequence[str] | None = None) -> int:
         progress=True,
     )
     print(format_report(report))
+    print(f"weights: {output}\nreport:  {report_path(output)}")
+    return 0
+
+
+def _check_kind(args: argparse.Namespace) -> None:
+    """Raise where options of one kind of training are given for the other."""
+    of_sem = ("levels", "epochs", "decay_fraction", "eps", "grad_clip", "l1")
+    for name in of_sem if args.batch_topk is not None else ():
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} is not for --batch-topk, which trains in --steps")
+    for name in ("steps", "warmup") if args.batch_topk is None else ():
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name} is for --batch-topk alone; the SEM methods' training has --epochs")
+
+
+def _train_batch_topk(args: argparse.Namespace, rows: Tensor, output: Path) -> int:
+    """Train DeBiasLens's autoencoder; what is not given has the paper's values."""
+    from bias_evaluation.training_runs.batch_topk import format_batch_topk, run_batch_topk
+    from bias_evaluation.training_runs.run import report_path
+    from debiasing_methods.training.batch_topk import BatchTopKConfig
+
+    names = ("n_latents", "steps", "batch_size", "lr", "warmup", "seed")
+    values = {name: value for name in names if (value := getattr(args, name)) is not None}
+    try:
+        config = BatchTopKConfig(k=args.batch_topk, **values)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    report = run_batch_topk(
+        rows,
+        output,
+        config,
+        holdout=args.holdout,
+        device=args.device,
+        overwrite=args.overwrite,
+        checkpoint_seconds=args.checkpoint_seconds,
+        progress=True,
+    )
+    print(format_batch_topk(report))
     print(f"weights: {output}\nreport:  {report_path(output)}")
     return 0
 
@@ -92,7 +134,8 @@ def _output(path: Path, file_format: str | None) -> Path:
 
 def _config(args: argparse.Namespace) -> SaeTrainingConfig:
     """Make the configuration from the options that are named like its fields."""
-    values = {field.name: getattr(args, field.name) for field in fields(SaeTrainingConfig)}
+    given = {field.name: getattr(args, field.name) for field in fields(SaeTrainingConfig)}
+    values = {name: value for name, value in given.items() if value is not None}
     values["levels"] = None if args.levels is None else tuple(args.levels)
     try:
         return SaeTrainingConfig(**values)
@@ -112,6 +155,7 @@ def build_parser() -> ArgumentParser:
     _add_files(parser.add_argument_group("files"))
     _add_model(parser.add_argument_group("model"))
     _add_training(parser.add_argument_group("training"))
+    _add_batch_topk(parser.add_argument_group("DeBiasLens's autoencoder, on residuals, instead of SEM's"))
     return parser
 
 
@@ -171,6 +215,16 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
 
 
+def _add_batch_topk(group: argparse._ArgumentGroup) -> None:
+    text = "train with BatchTopK, K latents per row on average (the paper: 20); --embeddings are residuals"
+    group.add_argument("--batch-topk", type=int, metavar="K", help=text)
+    text = "steps (the paper's default: 110,000, with batches of 4,096, 8 latents per coordinate)"
+    group.add_argument("--steps", type=int, metavar="N", help=text)
+    group.add_argument(
+        "--warmup", type=int, metavar="N", help="steps of the learning rate's rise (default: 1,000)"
+    )
+
+
 def _number(group: argparse._ArgumentGroup, field: str, kind: type, text: str) -> None:
     """Add the option of a numeric field of the configuration."""
     default = getattr(DEFAULTS, field)
@@ -178,7 +232,6 @@ def _number(group: argparse._ArgumentGroup, field: str, kind: type, text: str) -
     group.add_argument(
         f"--{field.replace('_', '-')}",
         type=kind,
-        default=default,
         metavar="N" if kind is int else "X",
         help=text,
     )

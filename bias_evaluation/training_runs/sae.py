@@ -75,7 +75,7 @@ def run_training(
     """
     check_matrix(embeddings, "the embeddings")
     check_rows(embeddings, "the embeddings")
-    training_rows, held_out_rows = _split(len(embeddings), holdout, config.seed)
+    training_rows, held_out_rows = split_rows(len(embeddings), holdout, config.seed)
     facts = {
         "config": _recorded(config),
         "level_weights": list(config.level_weights),
@@ -106,7 +106,7 @@ def _recorded(config: SaeTrainingConfig) -> dict[str, Any]:
     return values if config.l1 else {name: v for name, v in values.items() if name != "l1"}
 
 
-def _split(n: int, holdout: float, seed: int) -> tuple[Tensor, Tensor]:
+def split_rows(n: int, holdout: float, seed: int) -> tuple[Tensor, Tensor]:
     """Rows to train on and rows held out, each ascending."""
     if not 0 <= holdout < 1:
         raise InputError(f"holdout must be at least 0 and below 1, got {holdout}")

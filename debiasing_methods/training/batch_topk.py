@@ -219,7 +219,7 @@ class BatchTopKTraining:
         """Average the least positive latent of each batch; evaluation keeps what is above the average."""
         if self.step < self.config.warmup or not (z > 0).any():
             return
-        least = float(z[z > 0].min())
+        least = float(z.detach()[z > 0].min())
         self.threshold = (
             least
             if self.threshold < 0

@@ -87,7 +87,7 @@ def test_report_of_a_run(embeddings, tmp_path):
     assert report["data"]["sha256"] == hashlib.sha256(embeddings.numpy().tobytes()).hexdigest()
     assert report["weights_sha256"] == digests(tmp_path)["sae.pth"]
     sae = load_sae(tmp_path / "sae.pth", dim=8)
-    training_rows, _ = sae_run._split(90, 0.2, SMALL.seed)
+    training_rows, _ = sae_run.split_rows(90, 0.2, SMALL.seed)
     again, positive = reconstruction_quality(sae, embeddings[training_rows], (2, 5, 24))
     assert again == report["training"]
     assert report["dead_latents"] == (positive == 0).sum()
