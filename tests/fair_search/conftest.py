@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.world_parts import random_sae
 
 from bias_evaluation.weights.read import save_sae
 from debiasing_methods.registry import METHODS
-from debiasing_methods.sae import SparseAutoencoder
 from fair_search import Debiaser, load_debiaser
 from safe_io.files import save_weights
 
@@ -53,8 +53,7 @@ def search_world(
     def random(*shape: int) -> torch.Tensor:
         return 0.3 * torch.randn(*shape, generator=draw)
 
-    sae = SparseAutoencoder(random(LATENTS, DIM), random(LATENTS), random(DIM, LATENTS), random(DIM))
-    save_sae(folder / "sae.safetensors", sae)
+    save_sae(folder / "sae.safetensors", random_sae(DIM, LATENTS, draw, [0.3] * 4))
     save_weights(folder / "prism.safetensors", {"transformer.weight": random(DIM, DIM)})
     vae = {}
     for part, (inputs, outputs) in NETWORKS.items():

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fault_world import World, tree
+from fault_world import World
+from support.world_parts import tree
 
 COMMANDS = (
     "embed",

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
 import io
 import json
-import re
 import shutil
 import zipfile
 from dataclasses import dataclass
@@ -17,9 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from fault_zygote import COMMANDS
 from PIL import Image
+from support.world_parts import random_sae, save_yaml, word_sum
 
 from bias_evaluation.datasets.folder import make_folds
 from bias_evaluation.prompts.bias_corpora import load_corpus
@@ -133,24 +131,7 @@ ASKED = ["A photo of a ball.", "a ball"]
 
 
 def encode(sentence: str, dim: int = DIM) -> np.ndarray:
-    """Stand in for a text tower: the sum of a random direction for each word."""
-    words = re.findall(r"\w+", sentence.lower())
-    seeds = [int(hashlib.sha256(word.encode()).hexdigest()[:8], 16) for word in words]
-    return np.sum([np.random.default_rng(seed).normal(size=dim) for seed in seeds], axis=0)
-
-
-def save_yaml(path: Path, document: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
-
-
-def tree(root: Path) -> dict[str, bytes]:
-    """Every file below a folder → its content, hidden ones too; a folder has a slash after its name."""
-    found = {}
-    for path in sorted(root.rglob("*")):
-        name = str(path.relative_to(root))
-        found |= {f"{name}/": b""} if path.is_dir() else {name: path.read_bytes()}
-    return found
+    return word_sum(sentence, dim)
 
 
 @dataclass(frozen=True)
@@ -261,9 +242,7 @@ def make_world(root: Path) -> World:
     _write_model(root)
     _write_data(world)
     _write_text(world)
-    generator = torch.Generator().manual_seed(0)
-    shapes = ((40, DIM), (40,), (DIM, 40), (DIM,))
-    sae = SparseAutoencoder(*(torch.randn(*shape, generator=generator) / 3 for shape in shapes))
+    sae = random_sae(DIM, 40, torch.Generator().manual_seed(0), [1 / 3] * 4)
     save_sae(world.sae, sae)
     with zipfile.ZipFile(root / "sae.zip", "w") as archive:
         archive.write(world.sae, "sae_weights/MSAE_small.pth")

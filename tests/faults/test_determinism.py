@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fault_world import COLORS, DIM, FOLDS, World, call, tree
+from fault_world import COLORS, DIM, FOLDS, World, call
+from support.world_parts import tree
 
 from bias_evaluation.datasets.folder import make_folds
 from bias_evaluation.suite import evaluate as suite

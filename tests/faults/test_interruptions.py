@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from fault_case import ABANDONED, COMMANDS, RESUMABLE, Case
-from fault_world import World, tree
+from fault_world import World
+from support.world_parts import tree
 
 from safe_io.locks import claim
 

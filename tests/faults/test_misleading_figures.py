@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fault_world import COLORS, World, call, encode, save_yaml
+from fault_world import COLORS, World, call, encode
+from support.world_parts import save_yaml
 
 import audit_bias
 import debias_queries

@@ -18,8 +18,9 @@ import pyarrow.feather
 import pytest
 import torch
 from fault_inputs import Evil, as_npy, as_npz, as_torch
-from fault_world import World, call, tree
+from fault_world import World, call
 from fault_zygote import COMMANDS
+from support.world_parts import tree
 
 from safe_io.checkout import ROOT
 

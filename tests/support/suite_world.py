@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from torch import Tensor
 
 import main_eval
 from bias_evaluation.datasets.folder import TRAIN_INDICES, VAL_INDICES, embeddings_name, make_folds
@@ -21,8 +18,8 @@ from bias_evaluation.datasets.metadata import METADATA
 from bias_evaluation.prompts.sentences import load_prompts
 from bias_evaluation.weights.read import save_sae as write_sae
 from debiasing_methods.registry import get_method
-from debiasing_methods.sae import SparseAutoencoder
 from safe_io.errors import run_main
+from support.world_parts import random_sae, save_yaml, word_sum, word_vector
 
 N, FOLDS, K, DIM, TINY_DIM = 120, 3, 15, 12, 8
 # Of a task's records, in their order; without labels there is no precision.
@@ -92,25 +89,13 @@ STEMS = {
 }
 
 
-def word_vector(word: str, dim: int) -> np.ndarray:
-    """Give every word a random direction."""
-    seed = int(hashlib.sha256(word.encode()).hexdigest()[:8], 16)
-    return np.random.default_rng(seed).normal(size=dim)
-
-
 def encode(sentence: str, dim: int = DIM) -> np.ndarray:
     """Stand in for a text tower: the sum of the words, and half of a direction of the sentence's own.
 
     A mere sum of words would make BendVLM's subspace hold the difference of the two classes: what is left of
     both is then the same vector, and rounding decides the predictions.
     """
-    words = np.sum([word_vector(w, dim) for w in re.findall(r"\w+", sentence.lower())], axis=0)
-    return words + word_vector(sentence, dim) / 2
-
-
-def save_yaml(path: Path, document: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    return word_sum(sentence, dim) + word_vector(sentence, dim) / 2
 
 
 class World:
@@ -219,13 +204,7 @@ def suite_template(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path) ->
 
 
 def save_sae(path: Path, dim: int, latents: int = 40) -> None:
-    generator = torch.Generator().manual_seed(dim)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    sae = SparseAutoencoder(draw(latents, dim) / 2, draw(latents), draw(dim, latents) / 4, draw(dim))
-    write_sae(path, sae)
+    write_sae(path, random_sae(dim, latents, torch.Generator().manual_seed(dim), (0.5, 1, 0.25, 1)))
 
 
 @pytest.fixture
