@@ -27,7 +27,7 @@ def changes_section(report: AuditReport) -> Section:
                 row = table.loc[(k, method, metric)]
                 ends = f"{number(row['change_low'])} to {number(row['change_high'])}"
                 cells.append(
-                    Cell(number(row["change"]), f"{ends}; now {number(row['new'])}", strong=row["sure"])
+                    Cell(number(row["change"]), f"{ends}\nnow {number(row['new'])}", strong=row["sure"])
                 )
             rows.append((display_name(method), cells))
         tables.append(Table(f"New minus old, K = {k}", columns, rows))

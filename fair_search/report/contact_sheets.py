@@ -13,6 +13,13 @@ from fair_search.report.page import Section, Sheet, Thumbnail
 from fair_search.report.thumbnails import thumbnail
 
 SHOWN_QUERIES = 3
+PATTERNS = (
+    "solid",
+    "dashed",
+    "double",
+    "dotted",
+    "ridge",
+)  # of the line above an image: its group without color
 
 
 def sheet_section(report: AuditReport) -> Section:
@@ -55,7 +62,8 @@ def _sheet(report: AuditReport, query: str, method: str, count: int) -> Sheet:
             "" if audit.lists.relevant is None else (" ✓" if audit.lists.relevant[m, q, rank - 1] else " ✗")
         )
         color = DARK_COLORS[(code + 1) % len(DARK_COLORS)]
-        images.append(Thumbnail(source, alt, f"{rank}. {group}{right}", color))
+        pattern = PATTERNS[code % len(PATTERNS)]
+        images.append(Thumbnail(source, alt, f"{rank}. {group}{right}", color, pattern))
     shares = np.bincount(codes, minlength=len(audit.groups.classes))
     note = ", ".join(
         f"{n} {name}" for n, name in sorted(zip(shares, audit.groups.classes, strict=True), reverse=True)

@@ -101,7 +101,7 @@ def _differences_table(report: AuditReport, k: int) -> Table:
         for metric in metrics:
             row = means.loc[(method, metric)]
             ends = f"{number(row['difference_low'])} to {number(row['difference_high'])}"
-            small = f"{ends}; p {number(row['p_holm'])}"
+            small = f"{ends}\np {number(row['p_holm'])}"
             cells.append(Cell(number(row["difference"]), small, strong=holds(row, _direction(metric))))
         rows.append((display_name(method), cells))
     columns = ["Method", *(f"{METRICS[m].label} {_ARROWS[METRICS[m].better]}" for m in metrics)]

@@ -52,12 +52,13 @@ class Figure:
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A retrieved image: data URI (empty: no picture), alternative text, caption, color of its group."""
+    """A retrieved image: data URI (empty: no picture), its texts, color and line of its group."""
 
     source: str
     alt: str
     caption: str
     color: str
+    pattern: str = "solid"
 
 
 @dataclass(frozen=True)

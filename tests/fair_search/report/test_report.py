@@ -140,6 +140,11 @@ def test_thumbnail(tmp_path):
     assert thumbnail(tmp_path / "b.jpg") == thumbnail(tmp_path / "none.jpg") == thumbnail(tmp_path) == ""
 
 
+def test_groups_have_a_line_of_their_own(hostile_report):
+    lines = set(re.findall(r"border-color:(#\w+);border-top-style:(\w+)", hostile_report))
+    assert len(lines) == len({color for color, _ in lines}) == len({line for _, line in lines}) == 3
+
+
 def test_every_shade_can_be_read():
     for step in range(101):
         background, color = re.findall(r"#\w{6}", heat_style(step / 100, 1.0))

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.skipif(
     BROWSER is None, reason="no Chromium: the report is not looked at in a browser"
 )
 
+DARK = "--blink-settings=preferredColorScheme=0"
 # Runs in the page: width of the content, images that failed, and the least contrast of any visible text.
 MEASURE = """
 const channel = c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
@@ -34,6 +35,9 @@ function background(element) {
   }
   return [255, 255, 255];
 }
+const closed = [...document.querySelectorAll("details:not([open]) table")];
+const shown = closed.filter(t => t.checkVisibility({contentVisibilityAuto: true})).length;
+const paper = getComputedStyle(document.body).backgroundColor;
 document.querySelectorAll("details").forEach(d => d.open = true);
 let least = 21, texts = 0;
 for (const element of document.body.querySelectorAll("*")) {
@@ -48,6 +52,7 @@ const found = {
   content: document.documentElement.scrollWidth, window: window.innerWidth, contrast: least, texts: texts,
   broken: images.filter(i => !(i.complete && i.naturalWidth)).length, images: images.length,
   sideways: [...document.querySelectorAll(".scroll")].filter(e => e.scrollWidth > e.clientWidth).length,
+  closed: closed.length, shown: shown, paper: paper,
   smallest: Math.min(...[...document.querySelectorAll("p, td, th, li, small")].map(
     e => parseFloat(getComputedStyle(e).fontSize))), title: document.title,
 };
@@ -79,11 +84,11 @@ def frame(report: str, width: int, height: int, script: str = "") -> str:
     )
 
 
-def measure(report: str, width: int, folder: Path) -> dict:
+def measure(report: str, width: int, folder: Path, *options: str) -> dict:
     script = MEASURE + "parent.document.getElementById('found').textContent = JSON.stringify(found);"
     page = folder / f"measure_{width}.html"
     page.write_text(frame(report, width, 900, f"window.onload = () => {{ {script} }}"), encoding="utf-8")
-    dom = chromium(folder, "--virtual-time-budget=5000", "--dump-dom", page.as_uri())
+    dom = chromium(folder, *options, "--virtual-time-budget=5000", "--dump-dom", page.as_uri())
     return json.loads(html.unescape(re.search(r'<pre id="found">(.*?)</pre>', dom, re.DOTALL)[1]))
 
 
@@ -100,6 +105,38 @@ def test_fits_and_can_be_read(hostile_report, tmp_path, width):
     assert "broken" not in found["title"]
     if width == 390:
         assert found["sideways"] >= 1
+
+
+def test_nothing_scrolls_sideways_on_a_desk(hostile_report, tmp_path):
+    found = measure(hostile_report, 1300, tmp_path)
+    assert found["content"] <= 1300
+    assert found["sideways"] == 0
+
+
+def test_dark_mode_can_be_read(hostile_report, tmp_path):
+    found = measure(hostile_report, 1280, tmp_path, DARK)
+    assert found["paper"] == "rgb(22, 25, 29)"
+    assert found["contrast"] >= 4.5
+
+
+def test_print_shows_everything(hostile_report, tmp_path):
+    """Measure the rules for paper on a screen as wide as a page of A4 on its side, 273 mm."""
+    printed = hostile_report.replace("@media print", "@media screen")
+    assert printed != hostile_report
+    on_paper, on_screen = (measure(page, 1032, tmp_path) for page in (printed, hostile_report))
+    assert on_screen["closed"] == on_paper["closed"] > 0
+    assert on_screen["shown"] == 0
+    assert on_paper["shown"] == on_paper["closed"]  # closed sections are printed too
+    assert on_paper["sideways"] == 0  # no column is cut off
+    assert on_paper["content"] <= 1032
+
+
+def test_pdf(hostile_report, tmp_path):
+    folder = Path(os.environ.get("SEM_SCREENSHOTS", tmp_path))
+    page, pdf = tmp_path / "print.html", folder / "report.pdf"
+    page.write_text(hostile_report, encoding="utf-8")
+    chromium(tmp_path, f"--print-to-pdf={pdf}", page.as_uri())
+    assert len(re.findall(rb"/Type\s*/Page\b", pdf.read_bytes())) >= 5
 
 
 @pytest.mark.parametrize(("width", "name"), [(1280, "desktop"), (390, "phone")])
