@@ -142,7 +142,7 @@ def erasure(
     u, singular, _ = torch.linalg.svd(whitening @ (cross / (n - 1)), full_matrices=False)
     u = u[:, singular > (PACKAGE_SVD_TOLERANCE if package else SVD_TOLERANCE * singular[0])]
     left, right = whitening @ u, u.T @ coloring
-    return AffineTransform(left, right, (mean @ left) @ right)
+    return AffineTransform(left, right, (mean[None] @ left @ right)[0])
 
 
 def _moments(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

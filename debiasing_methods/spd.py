@@ -107,7 +107,7 @@ class Spd(LabelledImageMethod):
                 low = uncertain_mean(rows.images, fit.largest, self.tau, self.name)
             except ValueError as error:
                 raise ValueError(f"{error}, or put_back to false") from None
-            offset = (low @ basis.T) @ basis
+            offset = (low[None] @ basis.T @ basis)[0]
         return AffineTransform(basis.T, basis, offset)
 
 
