@@ -14,7 +14,7 @@ if __name__ == "__main__":  # before packages that may be missing, or take their
     guard_start()
 
 from bias_evaluation.embedding.engines import usable_cores
-from safe_io.checkout import ROOT
+from safe_io.checkout import CONFIG
 from safe_io.command_line import ArgumentParser
 from safe_io.errors import InputError, run_main
 
@@ -60,12 +60,11 @@ def build_parser() -> ArgumentParser:
     add(
         "--data-root",
         type=Path,
-        default=ROOT / "data",
         metavar="DIR",
-        help="the file goes to its folder uncertainty/ (default: data/)",
+        help="the file goes to its folder uncertainty/ (default: data/ beside config/)",
     )
     add("--output", type=Path, metavar="FILE", help="the file, elsewhere")
-    add("--backbones-file", type=Path, default=ROOT / "config" / "backbones.yml", help="backbone file")
+    add("--backbones-file", type=Path, default=CONFIG / "backbones.yml", help="backbone file")
     add("--skip-unreadable", action="store_true", help="leave out pairs whose image cannot be read")
     add("--overwrite", action="store_true", help="replace a file that is there")
     return parser
@@ -77,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from bias_evaluation.embedding.encoder import Encoder, check_device
     from bias_evaluation.embedding.identity import existing_checkpoint
-    from bias_evaluation.grid.configs import get_backbone
+    from bias_evaluation.grid.configs import get_backbone, project_root
     from bias_evaluation.uncertainty.estimation import Estimation, estimate
     from bias_evaluation.uncertainty.factors import factors_path, read_factors, write_factors
     from bias_evaluation.uncertainty.pairs import read_pairs
@@ -87,7 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     backbone = get_backbone(args.backbone, args.backbones_file)
     check_device(args.device)
     existing_checkpoint(backbone)
-    target = args.output or factors_path(args.data_root, backbone)
+    data_root = args.data_root or project_root(args.backbones_file) / "data"
+    target = args.output or factors_path(data_root, backbone)
     if target.is_file() and not args.overwrite:
         read_factors(target).check_made_for(backbone, target)
         print(f"kept {target}: made for the same model; --overwrite makes it again")

@@ -34,6 +34,7 @@ COMMANDS = {
     "debias": Command("debias_queries", True, "debias the queries of a search system"),
     "splits": Command("generate_splits", True, "draw the folds of an evaluation"),
     "eval": Command("main_eval", True, "evaluate debiasing methods on datasets"),
+    "uncertainty": Command("hessian_estimation", True, "estimate how sure a backbone is of its embeddings"),
     "results": Command("process_json_outputs", True, "gather results of an evaluation into one table"),
     "tables": Command("reproduce_tables.__main__", False, "print tables of the paper from results"),
     "train-sae": Command("debiasing_methods.sae_training", False, "train a sparse autoencoder"),

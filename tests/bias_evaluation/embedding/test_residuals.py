@@ -12,6 +12,7 @@ import open_clip
 import pandas as pd
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch import nn
 
@@ -24,6 +25,8 @@ from bias_evaluation.embedding.residuals import image_head, image_residuals, rea
 from bias_evaluation.embedding.text_store import TextStore
 from bias_evaluation.embedding.text_tower import encode_tokens
 from bias_evaluation.grid.configs import Backbone
+from debiasing_methods.debiaslens import switch_off
+from debiasing_methods.sae import SparseAutoencoder
 from safe_io.errors import InputError, run_main
 
 VOCABULARY = 600
@@ -156,6 +159,40 @@ def test_text_residuals_are_kept_beside_the_embeddings(vit: Backbone, tmp_path: 
     assert len(list((tmp_path / "text").glob("*_residuals.npz"))) == 1
 
 
+def test_the_command_stores_both_and_keeps_them(
+    dataset: Path, vit: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = {"stem": "tiny", "open_clip": vit.open_clip, "checkpoint": str(vit.checkpoint), "dim": 8}
+    backbones = tmp_path / "backbones.yml"
+    backbones.write_text(yaml.safe_dump({"tiny": entry | {"quick_gelu": False}}))
+    arguments = [
+        "--backbone",
+        "tiny",
+        "--dataset-name",
+        "mine",
+        "--dataset-path",
+        str(dataset),
+        "--workers",
+        "0",
+    ]
+    arguments += ["--backbones-file", str(backbones)]
+    assert precompute_embeddings.main(arguments) == 0
+    assert not (dataset / residuals_name("tiny")).exists()
+    assert precompute_embeddings.main([*arguments, "--residuals"]) == 0  # the embeddings are there already
+    residuals = np.load(dataset / residuals_name("tiny"))
+    made = read_head(head_path(dataset / residuals_name("tiny"))).embeddings(torch.from_numpy(residuals))
+    stored = np.load(dataset / embeddings_name("tiny"))
+    np.testing.assert_allclose(made.numpy(), stored, rtol=0, atol=1e-5 * np.abs(stored).max())
+    capsys.readouterr()
+    assert precompute_embeddings.main([*arguments, "--residuals"]) == 0
+    assert capsys.readouterr().out.count("kept") == 2
+    (dataset / "8.png").write_bytes(b"no image")
+    arguments += ["--overwrite", "--skip-unreadable", "--residuals"]
+    (dataset / embeddings_name("tiny")).unlink()
+    assert precompute_embeddings.main(arguments) == 0
+    assert len(np.load(dataset / residuals_name("tiny"))) == len(pd.read_feather(dataset / METADATA)) == 8
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -169,3 +206,41 @@ def test_what_residuals_cannot_do(
     arguments = ["--backbone", "ViT-B-16", "--dataset_name", "mine", "--dataset_path", str(dataset)]
     assert run_main(lambda: precompute_embeddings.main([*arguments, "--residuals", *options])) == 2
     assert message in capsys.readouterr().err
+
+
+# --- an edit inside the encoder -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["image", "text"])
+@torch.inference_mode()
+def test_an_edit_of_every_token_is_that_of_the_pooled_one(side: str, tmp_path: Path) -> None:
+    """DeBiasLens edits what the last block gives at every token; stored residuals need no second pass."""
+    model = _build(tmp_path, **FAMILIES["openai"])
+    generator = torch.Generator().manual_seed(0)
+    encoder, decoder, center = (torch.randn(*s, generator=generator) for s in ((40, 16), (16, 40), (16,)))
+    sae = SparseAutoencoder(encoder, torch.zeros(40), decoder / 40, center, threshold=0.5)
+
+    def edit(v: torch.Tensor) -> torch.Tensor:
+        rows = v.reshape(-1, 16)
+        return switch_off(rows, sae.encode(rows), sae, torch.tensor([1, 7, 30]), 0.6).view_as(v)
+
+    tower = model.visual.transformer if side == "image" else model.transformer
+    tokens = torch.randint(3, VOCABULARY - 2, (4, 12), generator=generator)
+    tokens[:, 8] = VOCABULARY - 1
+    pixels = torch.randn(4, 3, 16, 16, generator=generator)
+    encode = {"image": lambda: model.encode_image(pixels), "text": lambda: model.encode_text(tokens)}[side]
+    plain = encode()
+    handle = tower.resblocks[-1].register_forward_hook(lambda *given: edit(given[2]))
+    try:
+        hooked = encode()
+    finally:
+        handle.remove()
+    if side == "image":
+        head, v = image_head(model, "openai"), image_residuals(model, pixels)
+    else:
+        head, v = text_head(model, "openai"), encode_tokens(model, tokens, "cpu", residuals=True)
+    torch.testing.assert_close(
+        head.embeddings(edit(v)), hooked, rtol=0, atol=1e-5 * float(hooked.abs().max())
+    )
+    assert float((hooked - plain).abs().max()) > 1e-2 * float(plain.abs().max())
+    assert torch.equal(encode(), plain)
