@@ -24,6 +24,7 @@ from fair_search.audit_settings import AuditSettings
 from fair_search.backbones import find_backbone
 from fair_search.cli import chosen_backbone
 from fair_search.report.page import render
+from fair_search.several_audits import one_by_one, write_overview
 from safe_io.documents import unknown
 from safe_io.errors import InputError, run_main
 from safe_io.files import json_text, write_text
@@ -56,7 +57,7 @@ def run_audit(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         uncertainty_table,
         write_audit,
     )
-    from fair_search.audit_inputs import image_groups, query_labels, read_audit_queries, read_metadata_rows
+    from fair_search.audit_inputs import query_labels, read_audit_queries
     from fair_search.audit_provenance import provenance
     from fair_search.audited_methods import BASE, load_audited_methods
     from fair_search.comparison import change_lines, check_same_data, compare, read_earlier
@@ -68,10 +69,9 @@ def run_audit(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     gates = parse_gates(args.fail_if, args.k, labels=args.label_column is not None)
     earlier = None if args.compare is None else read_earlier(args.compare)
     embeddings = read_matrix(args.embeddings, "image embeddings")
-    metadata = read_metadata_rows(args.metadata, len(embeddings), args.id_column, args.ids)
-    groups = image_groups(
-        metadata, args.attribute, args.metadata, values=args.values, drop_unlabelled=args.drop_unlabelled
-    )
+    metadata, groups, lines = _groups(args, len(embeddings))
+    for line in lines:
+        print(f"note: {line}", file=sys.stderr)
     _say_groups(args, groups, metadata)
     queries = read_audit_queries(
         args.queries, column=args.query_column, label_column=args.query_labels, names=args.query_names
@@ -120,7 +120,8 @@ def run_audit(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         )
     _print_left_out(found.left_out)
     left_out |= found.left_out
-    notes = tuple(f"{display_name(name)} is left out: {why}." for name, why in left_out.items())
+    notes = tuple(f"{line[:1].upper()}{line[1:]}." for line in lines)
+    notes += tuple(f"{display_name(name)} is left out: {why}." for name, why in left_out.items())
     report = AuditReport(found, _Names(args, metadata), args.title, pictures, notes, args.max_loss)
     audited = {name: each for name, each in audited.items() if name not in left_out}
     digests = _digests(args, text, audited)
@@ -150,6 +151,22 @@ def run_audit(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         print(*change_lines(changes, found.lists.methods, args.compare), sep="\n")
     print(f"written: {args.output_dir / 'report.html'}, audit.csv, retrieved.csv, audit.json")
     return record, failures
+
+
+def _groups(args: argparse.Namespace, n_rows: int) -> tuple[pd.DataFrame, Groups, list[str]]:
+    """Read the metadata and sort the images into groups; the lines are notes about intersections."""
+    from fair_search.audit_inputs import image_groups, read_metadata_rows
+    from fair_search.intersections import is_product, product_column
+
+    metadata = read_metadata_rows(args.metadata, n_rows, args.id_column, args.ids)
+    lines: list[str] = []
+    if is_product(args.attribute, metadata):
+        column, lines = product_column(metadata, args.attribute, args.metadata, args.min_group)
+        metadata = metadata.assign(**{args.attribute: column})
+    groups = image_groups(
+        metadata, args.attribute, args.metadata, values=args.values, drop_unlabelled=args.drop_unlabelled
+    )
+    return metadata, groups, lines
 
 
 def _data(args: argparse.Namespace, groups: Groups, queries: AuditQueries) -> dict[str, Any]:
@@ -404,9 +421,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise InputError("--json, --fail-if and --compare are of an audit; leave out --from-results")
             return report_results(args)
         with redirect_stdout(sys.stderr) if args.json else nullcontext():
-            record, failures = run_audit(checked(args))
+            audits = one_by_one(checked(args))
+            for later in audits[1:]:  # their mistakes are found before the first audit is computed
+                _groups(later, len(read_matrix(later.embeddings, "image embeddings")))
+            found = {each.attribute: run_audit(each) for each in audits}
+            write_overview(args.output_dir, {name: record for name, (record, _) in found.items()})
+    records = {name: record for name, (record, _) in found.items()}
+    failures = [line for _, lines in found.values() for line in lines]
     if args.json:
-        print(json_text(record), end="")
+        print(json_text(records if len(records) > 1 else next(iter(records.values()))), end="")
     print(*failures, sep="\n", end="\n" * bool(failures), file=sys.stderr)
     return EXIT_GATE if failures else 0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from debiasing_methods.reranking import ALGORITHMS
-from fair_search.audit_settings import DESIRED, MAX_LOSS, REFERENCE_PER_GROUP, SHOWN_IMAGES, UNITS
+from fair_search.audit_settings import DESIRED, FEW_IMAGES, MAX_LOSS, REFERENCE_PER_GROUP, SHOWN_IMAGES, UNITS
 from fair_search.cli import add_backbone_options, method_help
 from safe_io.documents import choices
 from safe_io.errors import InputError
@@ -51,7 +51,20 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="one row per image: .csv, .tsv, .feather, .parquet, or a folder of Parquet parts",
     )
-    add("--attribute", metavar="COLUMN", help="metadata column of the groups, such as gender")
+    add(
+        "--attribute",
+        nargs="+",
+        metavar="COLUMN",
+        help="metadata column of the groups, such as gender; several are audited one by one; gender*race: "
+        "their intersections",
+    )
+    add(
+        "--min-group",
+        type=int,
+        default=FEW_IMAGES,
+        metavar="N",
+        help="intersections with fewer images are pooled into one group (default: %(default)s)",
+    )
     add("--values", nargs="+", metavar="V", help="only these groups, in this order (default: all)")
     add(
         "--drop-unlabelled",
@@ -237,9 +250,9 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
         raise InputError("--query-labels needs --label-column: the metadata column of the images' labels")
     if args.rerank_labels == "predicted" and not args.rerank:
         raise InputError("--rerank-labels predicted: there is nothing to re-rank; give --rerank")
-    for name in ("draws", "thumbnails", "reference"):
+    for name in ("draws", "thumbnails", "reference", "min_group"):
         if getattr(args, name) < 1:
-            raise InputError(f"--{name} must be at least 1, got {getattr(args, name)}")
+            raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
     if args.max_loss is not None and not 0 <= args.max_loss <= 1:
         raise InputError(f"--max-loss must be between 0 and 1, got {args.max_loss:g}")
     if args.residuals is not None and args.uncertainty is None:

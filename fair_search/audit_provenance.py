@@ -15,6 +15,7 @@ from typing import Any
 
 from fair_search.audit import Audit
 from fair_search.commands import audit_command, debias_command, option_words, plain_path, plain_word
+from fair_search.intersections import SIGN
 from safe_io.errors import InputError
 from safe_io.provenance import versions
 
@@ -72,12 +73,14 @@ def provenance(
     -------
     Provenance
     """
-    next_step = ""
+    facts, next_step = _facts(args, defaults, found, shape, digests), ""
     if recommended != found.lists.methods[0] and args.bias is not None:
         needs = found.costs[recommended].needs_reference
+        if needs and SIGN in found.groups.attribute:  # no column holds the intersections
+            return Provenance(facts, audit_command(args, defaults), "")
         next_step = debias_command(args, recommended, weights.get(recommended), reference=needs)
     return Provenance(
-        facts=_facts(args, defaults, found, shape, digests),
+        facts=facts,
         reproduce=audit_command(args, defaults),
         next_step=next_step,
     )

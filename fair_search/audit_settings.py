@@ -10,6 +10,7 @@ UNITS = ("images", "queries")
 DESIRED = ("data", "uniform")
 REFERENCE_PER_GROUP = 1000
 SHOWN_IMAGES = 20
+FEW_IMAGES = 30  # a group with fewer says little
 MAX_LOSS = {"precision": 0.05, "overlap": 0.5}
 """Loss of utility that is allowed by default: of precision, or of overlap (which starts at 1)."""
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fair_search.audit_settings import FEW_IMAGES
 from safe_io.documents import choices
 
-FEW_IMAGES, FEW_EXPECTED = 30, 5  # of a group, and of a group among K retrieved images
+FEW_EXPECTED = 5  # images of a group among K retrieved ones
 
 
 def small_groups(attribute: str, counts: Mapping[str, int], k: int) -> list[str]:

@@ -172,6 +172,22 @@ def test_index(system, tmp_path, capsys):
     )
 
 
+def test_several_attributes_and_their_intersections(system, tmp_path, capsys):
+    more = ["--attribute", "gender", "gender*kind", "--min-group", 21, "--json", "--output-dir", tmp_path]
+    assert run(system[1], "--methods", "vanilla", *more) == 0
+    out, err = capsys.readouterr()
+    records = json.loads(out)
+    assert records["gender"]["groups"] == {"Female": 80, "Male": 40}
+    pooled = {"Female × even": 40, "Female × odd": 40, "(other intersections)": 40}
+    assert records["gender*kind"]["groups"] == pooled  # Male × even and × odd have 20 each
+    assert "are pooled into '(other intersections)': Male × even 20, Male × odd 20" in err
+    page = (tmp_path / "gender_x_kind" / "report.html").read_text()
+    assert "Intersections with fewer than 21 images (--min-group) are pooled" in page
+    overview = (tmp_path / "overview.html").read_text()
+    assert overview.count(records["gender"]["verdict"]["counts"]) == 2
+    assert (tmp_path / "gender" / "audit.json").is_file()
+
+
 def test_compare_gate_and_json(system, tmp_path, capsys):
     given = [*system[1], "--methods", "vanilla", "orth-proj", "--json", "--output-dir"]
     assert run(given, tmp_path / "old") == 0
@@ -211,6 +227,12 @@ def test_compare_gate_and_json(system, tmp_path, capsys):
         (["--fail-if", "skew>1"], "unknown metric 'skew'"),
         (["--fail-if", "prism:kl>1"], "unknown method 'prism'; choose from: vanilla"),
         (["--compare", "none.json"], "earlier audit not found: none.json"),
+        (["--attribute", "gender*sex"], "lacks the column 'sex'"),
+        (["--attribute", "gender", "sex"], "lacks the column 'sex'"),
+        (["--attribute", "gender", "kind", "--values", "odd"], "--values is of one attribute"),
+        (["--attribute", "gender*kind", "gender_x_kind"], "would share a folder"),
+        (["--attribute", "gender*kind", "--values", "Male × red", "Male × odd"], "unknown value"),
+        (["--min-group", "0"], "--min-group must be at least 1, got 0"),
         (["--option", "lam=3"], "--option takes METHOD.KEY=VALUE"),
         (["--option", "orth-cali.lam=3"], "--option: unknown method 'orth-cali'; choose from: vanilla"),
         (["--seed", "-1"], "--seed must be at least 0, got -1"),
