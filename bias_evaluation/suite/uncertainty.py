@@ -80,6 +80,11 @@ class ModelUncertainty:
             inputs.backbone, inputs.options.data_root / "text_embeddings", device=device, residuals=True
         )
 
+    def ensure(self, keys: Sequence[ResultKey]) -> None:
+        """Encode the queries of some results together, with one load of the model."""
+        groups = [group for key in keys for group in self._inputs.prompts(key.setting).groups]
+        self._text.ensure([sentence for group in groups for sentence in group.queries])
+
     def queries(self, sentences: Sequence[str]) -> Spread:
         """Uncertainty of some sentences."""
         features = self.factors.text.head.features(self._text.embed(sentences))

@@ -108,6 +108,7 @@ class Workspace:
             self.methods.get(key)
         if self.options.uncertainty:
             self.uncertainty = ModelUncertainty(self.inputs)
+            self.uncertainty.ensure(keys)
 
     def release(self) -> None:
         """Let go of arrays and methods: a command with many workspaces holds those of one at a time."""

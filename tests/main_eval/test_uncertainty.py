@@ -76,6 +76,8 @@ def test_figures_have_their_uncertainty(world: World, capsys: pytest.CaptureFixt
                 assert min(drawn["variance_by_class"].values()) > 0
                 assert {"mean", "ci", "ci_bootstrap"} <= set(record)
     assert all("uncertainty" in record for record in records(world, "word_color", "vanilla+detcons"))
+    kept = list((world.root / "data" / "text_embeddings").glob("*_residuals.npz"))
+    assert len(kept) == 1  # the queries of all settings, encoded together
     table, warnings = collect_results(world.output)
     assert warnings == []
     assert "uncertainty" in table
