@@ -32,6 +32,7 @@ COMMANDS = {
     "embed": Command("precompute_embeddings", True, "embed the images of a dataset"),
     "audit": Command("audit_bias", True, "measure how fair a search over image embeddings is"),
     "debias": Command("debias_queries", True, "debias the queries of a search system"),
+    "new-dataset": Command("fair_search.new_dataset", False, "make a folder for a dataset of your own"),
     "splits": Command("generate_splits", True, "draw the folds of an evaluation"),
     "eval": Command("main_eval", True, "evaluate debiasing methods on datasets"),
     "uncertainty": Command("hessian_estimation", True, "estimate how sure a backbone is of its embeddings"),
