@@ -172,7 +172,7 @@ def _open_complete(
     if missing := store.missing(sentences.sentences):
         raise InputError(
             f"{describe_missing(missing, store.path)}; to make them: precompute_dataset.py --backbone "
-            f"{backbone.name} --config {args.config}"
+            f"{backbone.option} --config {args.config}"
         )
     return store
 

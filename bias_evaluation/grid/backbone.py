@@ -49,3 +49,11 @@ class Backbone:
     openai_name: str
     pixels: tuple[tuple[str, Any], ...] = ()
     resize_positions: bool = False
+
+    @property
+    def option(self) -> str:
+        """What ``--backbone`` takes for it: its name, or for a model without an entry what describes it."""
+        if ":" in self.open_clip:
+            return self.open_clip
+        described = f"{self.open_clip}--{self.pretrained}" == self.name
+        return f"{self.open_clip}:{self.pretrained}" if described else self.name

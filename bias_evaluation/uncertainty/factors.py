@@ -68,7 +68,7 @@ class Factors:
         if self.facts.get("model") != encoder_digest(backbone):
             raise InputError(
                 f"{path} was made for another model ('{self.facts.get('backbone')}') than backbone "
-                f"'{backbone.name}' is now; {_MAKE} --backbone {backbone.name}"
+                f"'{backbone.name}' is now; {_MAKE} --backbone {backbone.option}"
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,7 +37,8 @@ class WeightFile:
 def find(root: Path, kind: WeightKind, prompts: str, name: str, make: str) -> WeightFile:
     """Look in ``<kind>_weights/<prompts>/`` (trained here), then in ``<kind>_weights/`` (the release).
 
-    The release's PRISM maps were trained on its own texts: they serve the prompt set 'official' alone.
+    The release's PRISM maps were trained on its own texts: they serve the prompt set 'official' alone. A
+    sparse autoencoder is also taken from the folder of another prompt set, if one set alone has it.
 
     Parameters
     ----------
@@ -55,6 +57,9 @@ def find(root: Path, kind: WeightKind, prompts: str, name: str, make: str) -> We
     candidates = [folder / prompts / name, folder / prompts / safe]
     if not kind.for_its_prompts or prompts == OFFICIAL:  # a map belongs to the texts that it was trained on
         candidates += [folder / name, folder / safe]
+    if kind is SAE:  # it is the backbone's: one that was trained beside another prompt set serves as well
+        elsewhere = [path for each in (name, safe) for path in folder.glob(f"*/{glob.escape(each)}")]
+        candidates += elsewhere if len(elsewhere) == 1 else []
     found = next((path for path in candidates if path.is_file()), folder / prompts / name)
     return WeightFile(found, make)
 
@@ -70,7 +75,7 @@ def sae_file(root: Path, prompts: str, backbone: Backbone, given: Path | None = 
     name = backbone.sae or f"MSAE_{backbone.stem}.pth"
     target = given or f"debiasing_methods/sae_weights/{prompts}/{name}"
     make = (
-        f"train it with `python debiasing_methods/sae_training.py --backbone {backbone.name} "
+        f"train it with `python debiasing_methods/sae_training.py --backbone {backbone.option} "
         f"--output {target} --prompts FILE`, FILE with one prompt per line," + _or_download(backbone)
     )
     return WeightFile(given, make) if given else find(root, SAE, prompts, name, make)
@@ -82,7 +87,7 @@ def zsdebias_file(root: Path, prompts: str, backbone: Backbone, kind: str, seed:
     folders = " ".join(f"data/{folder}" for folder in _TRAINED_ON.get(kind, ("DIR",)))
     make = (
         f"train it with `python debiasing_methods/zsdebias_training.py --bias-attribute {kind} --backbone "
-        f"{backbone.name} --seed {seed} --prompts {prompts} --dataset-paths {folders}` "
+        f"{backbone.option} --seed {seed} --prompts {prompts} --dataset-paths {folders}` "
         f"(train_zsdebias.sh: all of the paper's)" + (_or_download(backbone) if kind in _RELEASED else "")
     )
     return find(root, ZSDEBIAS, prompts, name, make)
@@ -111,7 +116,7 @@ def prism_files(
             backbone.name, task, text_set, hyperparameters(found, text_set, training), seed
         )
         make = (
-            f"train it with `python debiasing_methods/prism_training.py --backbone {backbone.name} --task "
+            f"train it with `python debiasing_methods/prism_training.py --backbone {backbone.option} --task "
             f"{task} --setting {text_set} --seed {seed} --prompts {prompts}{options}` "
             f"(train_all_prism.sh: all of the paper's)"
             + _or_download(backbone, f" and pass --prompts {OFFICIAL}")

@@ -24,6 +24,7 @@ from bias_evaluation.embedding.identity import encoder_digest
 from bias_evaluation.embedding.pixels import pixel_settings
 from bias_evaluation.grid.configs import get_backbone
 from bias_evaluation.grid.direct_backbones import describe_direct
+from bias_evaluation.weights.find import sae_file
 from fair_search.backbones import find_backbone
 from safe_io import hub
 from safe_io.checkout import ROOT
@@ -86,6 +87,19 @@ def test_a_local_folder_gives_the_embeddings_of_open_clip(clip: Path) -> None:
     torch.testing.assert_close(encoder.encode_images(pixels[None]), expected)
     torch.testing.assert_close(encoder.encode_text(TEXTS), text)
     assert (backbone.name, backbone.dim) == ("tiny-clip", 16)
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32:openai", "hf-hub:org/tiny-clip", "local-dir"])
+def test_error_lines_name_a_backbone_as_commands_take_it(
+    name: str, clip: Path, no_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"local-dir:{clip}" if name == "local-dir" else name
+    with serve_hub({"org/tiny-clip": clip}) as address:
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        backbone = describe_direct(name)
+    assert backbone.option == name
+    assert f"--backbone {name} " in sae_file(ROOT, "default", backbone).make
+    assert get_backbone("ViT-B-16", SHIPPED).option == "ViT-B-16"
 
 
 def test_the_digest_is_of_the_model_and_not_of_its_place(clip: Path, tmp_path: Path) -> None:

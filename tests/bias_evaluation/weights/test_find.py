@@ -11,7 +11,7 @@ import torch
 from bias_evaluation.grid.configs import load_dataset_config
 from bias_evaluation.grid.plan import ResultKey, RunOptions, Selection, plan
 from bias_evaluation.suite.workspace import Workspace
-from bias_evaluation.weights.find import zsdebias_file
+from bias_evaluation.weights.find import sae_file, zsdebias_file
 from debiasing_methods.training.zsdebias_network import TrainableVAE
 from safe_io.errors import InputError
 from safe_io.files import save_weights
@@ -111,3 +111,16 @@ def test_each_setting_and_seed_has_its_own_model_and_noise(workspace, monkeypatc
         assert (
             workspace.methods.get(_key(workspace, "people" if kind == "human" else "birds", seed)) is method
         )
+
+
+def test_an_sae_is_found_by_its_backbone_in_the_folder_of_another_prompt_set(workspace: Workspace) -> None:
+    root, backbone = workspace.config.root, workspace.backbone
+    folder = root / "debiasing_methods" / "sae_weights"
+    first, second = (folder / prompts / "MSAE_tiny.pth" for prompts in ("first", "second"))
+    for path in (first, second):
+        path.parent.mkdir(parents=True)
+    first.touch()
+    assert sae_file(root, "mine", backbone).path == first
+    second.touch()  # which of the two is meant is not known
+    assert sae_file(root, "mine", backbone).path == folder / "mine" / "MSAE_tiny.pth"
+    assert sae_file(root, "second", backbone).path == second
