@@ -6,7 +6,6 @@ import argparse
 import re
 import shlex
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from safe_io.checkout import CONFIG
 from safe_io.command_line import ArgumentParser
 from safe_io.documents import choices
-from safe_io.errors import InputError, run_main
+from safe_io.errors import InputError
 from safe_io.files import write_text
 
 if TYPE_CHECKING:
@@ -292,7 +291,3 @@ def _next_steps(folder: Path, name: str, backbone: str) -> str:
         f"  fair-search splits --dataset-path {given}\n"
         f"  fair-search eval --config {shlex.quote(str(config / f'{name}.yml'))} --skip-missing"
     )
-
-
-if __name__ == "__main__":
-    sys.exit(run_main(main))

@@ -14,7 +14,12 @@ import pytest
 
 from safe_io.checkout import ROOT
 
-RUN_AS_MODULES = ("benchmarks", "demo", "reproduce_tables")  # the other commands run by path
+RUN_AS_MODULES = (
+    "benchmarks",
+    "bias_evaluation",
+    "demo",
+    "reproduce_tables",
+)  # the other commands run by path
 SLOW = {"torch", "pandas", "sklearn", "open_clip", "matplotlib", "scipy", "ray", "faiss", "torchvision"}
 
 
