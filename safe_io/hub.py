@@ -61,7 +61,7 @@ def _answers(address: str) -> bool:
         return False
 
 
-def hub_file(model: str, filename: str) -> Path:
+def hub_file(model: str, filename: str, *, missing: str = "") -> Path:
     """Return a file of a model on the hub, downloaded if it is not in the cache.
 
     Parameters
@@ -70,6 +70,8 @@ def hub_file(model: str, filename: str) -> Path:
         'org/name'.
     filename : str
         Its name in the model's repository.
+    missing : str
+        What follows from there being no such file, for the error line.
 
     Returns
     -------
@@ -107,7 +109,7 @@ def hub_file(model: str, filename: str) -> Path:
             f"here, or give the model's folder as local-dir:PATH"
         ) from None
     except errors.EntryNotFoundError:
-        raise InputError(f"{where} has no file {filename}") from None
+        raise InputError(f"{where} has no file {filename}{missing}") from None
     except Exception as error:  # the hub's client and its HTTP library raise many kinds
         raise InputError(f"{where}: {filename} cannot be downloaded: {plain_reason(error)}") from None
 

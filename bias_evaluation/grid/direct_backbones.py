@@ -61,7 +61,7 @@ def _of_hub(name: str) -> Backbone:
     model = name.removeprefix(HUB)
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", model):
         raise InputError(f"backbone '{name}': a model of the hub is named hf-hub:ORG/NAME")
-    config = hub_file(model, CONFIG)
+    config = hub_file(model, CONFIG, missing=": it is no model in open_clip's layout; choose one that is")
     checkpoint = None
     for filename in _WEIGHTS_OF_HUB:
         try:

@@ -1,7 +1,7 @@
 """A table of leakage: what probes read of the bias attribute from the images of every method.
 
 `python -m bias_evaluation.suite.leakage_table --config config/fairface.yml --settings stereotype_gender
---backbones ViT-B-16` prints it and writes ``leakage.csv``.
+--backbone ViT-B-16` prints it and writes ``leakage.csv``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safe_io.command_line import ArgumentParser
 from safe_io.errors import InputError, as_input_error, run_main
 
 if TYPE_CHECKING:  # imported where they are used, so that --help answers at once
@@ -28,7 +29,8 @@ MOST_GROUPS = 3  # query groups whose images are probed, where each has its own
 
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
+        published={"--backbones": "--backbone"},
         prog="python -m bias_evaluation.suite.leakage_table",
         description="Probe the images of every method for the bias attribute: accuracy of a linear probe and "
         "of an MLP on evaluation images that neither the method nor the probe has seen.",
@@ -36,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--config", type=Path, required=True, metavar="FILE", help="dataset config, e.g. config/celeba.yml")
     add("--settings", nargs="+", metavar="S", help="only these task settings")
-    add("--backbones", nargs="+", metavar="B", help="only these backbones")
+    add("--backbone", nargs="+", metavar="B", help="only these backbones")
     add("--methods", nargs="+", metavar="M", help="only these methods")
     add("--fold", type=int, default=0, metavar="F", help="whose evaluation images (default: 0)")
     add("--data-root", type=Path, metavar="DIR", help="folder of the dataset folders (default: data/)")
@@ -133,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from safe_io.files import atomic_path
 
     config = load_dataset_config(args.config)
-    selection = Selection(args.settings, args.backbones, args.methods)
+    selection = Selection(args.settings, args.backbone, args.methods)
     check_selection([config], selection)
     keys = first_seeds(plan(config, selection))
     options = RunOptions(
