@@ -111,6 +111,7 @@ def run_audit(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
             labels=labels,
             index=_index(args, embeddings),
             rerank=rerank,
+            leakage_images=args.leakage,
             uncertain=uncertain,
             reference_per_group=args.reference,
             optional=() if args.methods else set(audited) - {BASE, *args.show_methods, *reranked},

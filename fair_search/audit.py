@@ -79,6 +79,8 @@ class Audit:
         What re-ranking reaches, if it was asked for.
     costs : mapping
         Method → what it costs to run, in the order of the methods.
+    leakage : pandas.DataFrame or None
+        See `audit_leakage.audit_leakage`.
     left_out : dict
         Name → why a method that was `optional` could not be fitted.
     uncertainty : AuditUncertainty or None
@@ -97,6 +99,7 @@ class Audit:
     left_out_queries: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     reranked: RerankedAudit | None = None
     costs: Mapping[str, Cost] = field(default_factory=dict)
+    leakage: pd.DataFrame | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
     uncertainty: AuditUncertainty | None = None
 
@@ -111,6 +114,7 @@ def audit(
     labels: QueryLabels | None = None,
     index: Any = None,
     rerank: RerankOptions | None = None,
+    leakage_images: int = 0,
     uncertain: Uncertain | None = None,
     reference_per_group: int = REFERENCE_PER_GROUP,
     optional: Collection[str] = (),
@@ -139,6 +143,8 @@ def audit(
         Searched as well, for the methods that change text alone.
     rerank : RerankOptions, optional
         What is re-ranked to the desired shares as well.
+    leakage_images : int
+        Images that probes of the group are fitted to and judged on; 0: none.
     uncertain : Uncertain, optional
         Of the images and queries: figures are drawn from it as well.
     reference_per_group : int
@@ -192,6 +198,13 @@ def audit(
         uncertain = without_queries(uncertain, kept)
         audited, queries, labels = _without(empty, audited, queries, labels)
         scorers, left_out = make_scorers(audited, labelled, optional)
+    leakage = None
+    if leakage_images:
+        from fair_search.audit_leakage import audit_leakage  # scikit-learn takes its time
+
+        leakage = audit_leakage(
+            embeddings, scorers, groups, keep, leakage_images, seed=settings.seed, device=device
+        )
     first = next(iter(scorers))
     keeps = dict.fromkeys(scorers, None if keep.all() else keep)
     if len(reference) and first not in _reference_methods(audited):
@@ -268,6 +281,7 @@ def audit(
         first_on_all=first_on_all,
         left_out_queries=empty,
         reranked=reranked,
+        leakage=leakage,
         costs={name: Cost.of(audited[name].method) for name in scorers},
         left_out=left_out,
         uncertainty=drawn,

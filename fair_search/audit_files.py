@@ -74,6 +74,7 @@ def write_audit(folder: Path, report: AuditReport, record: Mapping[str, Any]) ->
     }
     drawn = None if found.uncertainty is None else found.uncertainty.table
     further = {"faiss.csv": found.approximate, "changes.csv": report.changes, "uncertainty.csv": drawn}
+    further["leakage.csv"] = found.leakage
     contents |= {name: _csv_text(table) for name, table in further.items() if table is not None}
     with atomic_paths(*(folder / name for name in contents)) as temporaries:
         for temporary, text in zip(temporaries, contents.values(), strict=True):
@@ -133,6 +134,8 @@ def summary(found: Audit) -> dict[str, Any]:
         record["reranked"] = found.reranked.record() | {"means": records(means)}
     if found.uncertainty is not None:
         record["uncertainty"] = found.uncertainty.record()
+    if found.leakage is not None:
+        record["leakage"] = records(found.leakage)
     if found.left_out_queries:
         record["left_out_queries"] = {query: list(names) for query, names in found.left_out_queries.items()}
     return record

@@ -161,6 +161,13 @@ def _add_measure_options(parser: argparse.ArgumentParser) -> None:
         "IVF1024,Flat; says how far that moves the metrics (pip install faiss-cpu)",
     )
     add(
+        "--leakage",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also probe how well the group can be read from N images and their scores (default: not at all)",
+    )
+    add(
         "--compare",
         type=Path,
         metavar="FILE",
@@ -257,6 +264,8 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
         raise InputError(f"--max-loss must be between 0 and 1, got {args.max_loss:g}")
     if args.residuals is not None and args.uncertainty is None:
         raise InputError("--residuals needs --uncertainty: it is for nothing else")
+    if args.leakage < 0:
+        raise InputError(f"--leakage must be at least 0, got {args.leakage}")
     if args.seed < 0:
         raise InputError(f"--seed must be at least 0, got {args.seed}")
     return args

@@ -11,6 +11,7 @@ from fair_search.report.audit_report import AuditReport
 from fair_search.report.changes_section import changes_section
 from fair_search.report.contact_sheets import sheet_section
 from fair_search.report.figures import display_name
+from fair_search.report.leakage_section import leakage_section
 from fair_search.report.methods_section import (
     differences_section,
     methods_section,
@@ -45,6 +46,7 @@ def audit_page(report: AuditReport) -> Page:
         *([differences_section(report)] if compared else []),
         utility_section(report),
         *([reranked_section(report)] if report.audit.reranked is not None else []),
+        *([leakage_section(report)] if report.audit.leakage is not None else []),
         _query_section(report),
         sheet_section(report),
         *([_index_section(report)] if report.audit.approximate is not None else []),

@@ -172,6 +172,19 @@ def test_index(system, tmp_path, capsys):
     )
 
 
+def test_leakage(system, tmp_path):
+    more = ["--methods", "vanilla", "orth-proj", "prism-mini", "--leakage", 90, "--output-dir", tmp_path]
+    assert run(system[1], *more) == 0
+    table = pd.read_csv(tmp_path / "leakage.csv")
+    probed = [("vanilla", "images"), ("vanilla", "scores"), ("orth-proj", "scores")]
+    probed += [("prism-mini", "images"), ("prism-mini", "scores")]
+    assert list(zip(table["method"], table["probed"], strict=True)) == probed
+    assert (table["images"] == 90).all()
+    assert table[["linear", "mlp", "majority"]].min().min() > 0.3
+    assert len(json.loads((tmp_path / "audit.json").read_text())["leakage"]) == 5
+    assert "How often probes name the group" in (tmp_path / "report.html").read_text()
+
+
 def test_several_attributes_and_their_intersections(system, tmp_path, capsys):
     more = ["--attribute", "gender", "gender*kind", "--min-group", 21, "--json", "--output-dir", tmp_path]
     assert run(system[1], "--methods", "vanilla", *more) == 0
@@ -232,6 +245,8 @@ def test_compare_gate_and_json(system, tmp_path, capsys):
         (["--attribute", "gender", "kind", "--values", "odd"], "--values is of one attribute"),
         (["--attribute", "gender*kind", "gender_x_kind"], "would share a folder"),
         (["--attribute", "gender*kind", "--values", "Male × red", "Male × odd"], "unknown value"),
+        (["--leakage", "-1"], "--leakage must be at least 0, got -1"),
+        (["--leakage", "8"], "--leakage 8: group 'Male' has . of the 8 images that are probed, and 5 are"),
         (["--min-group", "0"], "--min-group must be at least 1, got 0"),
         (["--option", "lam=3"], "--option takes METHOD.KEY=VALUE"),
         (["--option", "orth-cali.lam=3"], "--option: unknown method 'orth-cali'; choose from: vanilla"),
