@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from bias_evaluation.datasets.pixels import pixel_settings
 from bias_evaluation.embedding.open_clip_model import build_model
-from bias_evaluation.embedding.pixels import pixel_settings
 from bias_evaluation.embedding.residuals import image_head, image_residuals, text_head
 from bias_evaluation.embedding.text_tower import encode_tokens
 from bias_evaluation.grid.configs import PRECISIONS, Backbone

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bias_evaluation.datasets.folder import read_manifest
-from bias_evaluation.embedding.pixels import DEFAULT, pixel_settings
+from bias_evaluation.datasets.pixels import DEFAULT, pixel_settings
 from bias_evaluation.grid.backbone import Backbone
 from bias_evaluation.grid.direct_backbones import CONFIG, FOLDER, HUB
 from safe_io.digests import remembered_sha256

@@ -33,7 +33,7 @@ class Backbone:
         Name in the published flat configs; the plain name where there is none.
     pixels : tuple of (str, object)
         Settings of ``PIXEL_KEYS`` that the entry gives, where they are not to be looked for
-        (`bias_evaluation.embedding.pixels`).
+        (`bias_evaluation.datasets.pixels`).
     resize_positions : bool
         Whether weights of another image size or context length may have their position embeddings resized.
     """

@@ -19,9 +19,9 @@ import torch
 from PIL import Image
 from support.hub_models import CLIP, HALF, SIGLIP, put_in_cache, save_model, save_tokenizer, serve_hub
 
+from bias_evaluation.datasets.pixels import pixel_settings
 from bias_evaluation.embedding.encoder import Encoder
 from bias_evaluation.embedding.identity import encoder_digest
-from bias_evaluation.embedding.pixels import pixel_settings
 from bias_evaluation.grid.configs import get_backbone
 from bias_evaluation.grid.direct_backbones import describe_direct
 from bias_evaluation.weights.find import sae_file

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from bias_evaluation.datasets.pixels import DEFAULT, pixel_settings
 from bias_evaluation.embedding.encoder import Encoder
 from bias_evaluation.embedding.identity import encoder_digest, image_digest
-from bias_evaluation.embedding.pixels import DEFAULT, pixel_settings
 from bias_evaluation.grid.configs import PIXEL_KEYS, Backbone, load_backbones
 from safe_io.errors import InputError
 
