@@ -45,13 +45,16 @@ def test_counts_queries_and_users(capsys: pytest.CaptureFixture[str]) -> None:
     assert "  spurious prompts (8): orth-proj, prism-mini, orth-cali" in lines
     assert "  pairs of candidates, counted from 0 (20): orth-cali" in lines
     assert "  paraphrases of 'This is a picture of a waterbird.' (10): sem-i, sem-bi, bendsem-bi" in lines
-    assert "  bias prompts of land background (20): sem-b, sem-bi, bendsem-bi" in lines
+    assert "  bias prompts of land background (20): sem-b, sem-bi, bendsem-bi, debiaslens-e" in lines
 
 
 def test_what_queries_share_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
     lines = printed(capsys, "--setting", "stereotype_gender")
     assert lines[1] == "all 25 queries"
-    for line in ("  bias prompts of Male (20): sem-b, sem-bi, bendsem-bi", "    A photo of a male person."):
+    for line in (
+        "  bias prompts of Male (20): sem-b, sem-bi, bendsem-bi, debiaslens-e",
+        "    A photo of a male person.",
+    ):
         assert lines.count(line) == 1
     assert "hacker" in lines
     assert "    A photo of a female hacker." in lines

@@ -62,7 +62,7 @@ def test_the_contact_sheet_says_what_it_shows(root: Path) -> None:
     page = (root / "main_eval_output" / "demo" / "contact_sheet_tiny-RN.html").read_text()
     assert page.count("<h2>") == 4
     assert page.count("<img ") == 4 * 2 * 20
-    rows = re.findall(r"<p>(Base CLIP|SEM_bi): ([^<]*)</p>", page)
+    rows = re.findall(r"<p>(Base CLIP|SEM_bi) \(([^<]*)\)</p>", page)
     assert [method for method, _ in rows] == ["Base CLIP", "SEM_bi"] * 4
     assert all(sum(map(int, re.findall(r"\d+", counts))) == 20 for _, counts in rows)
 

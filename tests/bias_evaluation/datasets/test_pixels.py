@@ -146,7 +146,9 @@ def test_a_tokenizer_of_a_missing_package_is_one_line(
         raise ModuleNotFoundError("No module named 'transformers'")
 
     monkeypatch.setattr(open_clip, "get_tokenizer", missing)
-    with pytest.raises(InputError, match=r"needs the package transformers: pip install '\.\[transformers\]'"):
+    with pytest.raises(
+        InputError, match=r"needs the package transformers: pip install 'sem-debiasing\[hf\]'"
+    ):
         Encoder(make_backbone())
 
 

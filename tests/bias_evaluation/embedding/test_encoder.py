@@ -117,7 +117,7 @@ def without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def untrained(name: str, *, pretrained: str, weights_only: bool, **options: Any) -> Any:
         assert pretrained == "openai"
         assert weights_only
-        return create(name, pretrained=None, **options)
+        return create(name, pretrained=None, **options | {"require_pretrained": False})
 
     monkeypatch.setattr(open_clip, "create_model_and_transforms", untrained)
 
