@@ -90,7 +90,7 @@ def choose_neurons(sets: Sequence[Tensor], choice: str = "top1") -> Tensor:
     if choice == "none":
         return torch.empty(0, dtype=torch.long)
     if not any(len(neurons) for neurons in sets):
-        raise ValueError("no latent fires for one class alone; lower tau, or train a sparser SAE")
+        raise ValueError("no latent fires for one class alone; choose another tau, or train a sparser SAE")
     chosen = torch.cat([neurons[:1] if choice == "top1" else neurons for neurons in sets])
     return chosen.unique()
 
@@ -181,7 +181,11 @@ class DeBiasLensEmbedding(DebiasingMethod):
         labels = torch.cat([torch.full((len(p),), g) for g, p in enumerate(bias_prompts)])
         activations = self.sae.encode(torch.cat(list(bias_prompts)))
         sets = group_neurons(activations, labels.to(activations.device), len(bias_prompts), self.tau)
-        return choose_neurons(sets, self.neurons)
+        try:
+            return choose_neurons(sets, self.neurons)
+        except ValueError as error:
+            sizes = ", ".join(str(len(prompts)) for prompts in bias_prompts)
+            raise ValueError(f"{error} (tau {self.tau:g}; bias prompts per class: {sizes})") from None
 
 
 class DeBiasLensControl(DeBiasLensEmbedding):

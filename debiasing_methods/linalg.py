@@ -55,7 +55,7 @@ def gram(x: Tensor) -> Tensor:
 def remove_span(x: Tensor, basis: Tensor) -> Tensor:
     """Project rows on the orthogonal complement of a span: ``x (I − BᵀB)``.
 
-    A row that lies in the span becomes zero: what is left of it, less than `NOTHING_LEFT` of its length, is
+    A row in the span becomes zero: what is left of it, less than `NOTHING_LEFT` of its length, is
     the rounding of the embeddings, which must not be scaled to length 1 and ranked.
 
     Parameters

@@ -58,15 +58,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows,
         output,
         config,
-        holdout=args.holdout,
-        device=args.device,
-        overwrite=args.overwrite,
-        checkpoint_seconds=args.checkpoint_seconds,
-        progress=True,
+        **_run_options(args),
     )
     print(format_report(report))
     print(f"weights: {output}\nreport:  {report_path(output)}")
     return 0
+
+
+def _run_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Options of a run that both kinds of training have."""
+    names = ("holdout", "device", "overwrite", "checkpoint_seconds")
+    return {name: getattr(args, name) for name in names} | {"progress": True}
 
 
 def _check_kind(args: argparse.Namespace) -> None:
@@ -96,11 +98,7 @@ def _train_batch_topk(args: argparse.Namespace, rows: Tensor, output: Path) -> i
         rows,
         output,
         config,
-        holdout=args.holdout,
-        device=args.device,
-        overwrite=args.overwrite,
-        checkpoint_seconds=args.checkpoint_seconds,
-        progress=True,
+        **_run_options(args),
     )
     print(format_batch_topk(report))
     print(f"weights: {output}\nreport:  {report_path(output)}")

@@ -148,6 +148,11 @@ class SparseEmbeddingModulation(DebiasingMethod):
             raise ValueError(
                 f"diverse prompts of shape {tuple(diverse.shape)} do not go with an SAE of width {sae.dim}"
             )
+        if sae.threshold > 0:
+            raise ValueError(
+                f"SEM takes all positive latents, but this autoencoder has a threshold "
+                f"({sae.threshold:.3g}): it is one of DeBiasLens (--batch-topk)"
+            )
         self.sae = sae
         self.diverse = Percentiles(sae.encode(diverse))
         self.neutral = self.diverse.median()  # m₀

@@ -27,6 +27,7 @@ TAU = 10.0
 """Pseudo-count τ of the zero-shot setting."""
 _ROWS = 512  # rows of softmax values in memory at a time: 512 x 32,768 are 128 MiB
 _SEARCH = (-23.0, 23.0)  # of ln λ
+_EDGE = 1e-3  # an optimum this near to an end of the search is none
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +158,11 @@ def best_precision(found: Curvature, w: Tensor, tau: float = TAU, evidence: str 
         Pseudo-count τ.
     evidence : str
         One of `EVIDENCES`.
+
+    Raises
+    ------
+    ValueError
+        `evidence` is another, or it has no maximum for λ between 1e-10 and 1e10.
     """
     if evidence not in EVIDENCES:
         raise ValueError(f"unknown evidence '{evidence}'; choose from: {', '.join(EVIDENCES)}")
@@ -167,6 +173,8 @@ def best_precision(found: Curvature, w: Tensor, tau: float = TAU, evidence: str 
         method="bounded",
         options={"xatol": 1e-8},
     )
+    if min(best.x - _SEARCH[0], _SEARCH[1] - best.x) < _EDGE:
+        raise ValueError("the evidence has no maximum for a prior precision between 1e-10 and 1e10")
     return math.exp(best.x)
 
 

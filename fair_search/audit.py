@@ -74,7 +74,7 @@ class Audit:
         Where images are kept apart as reference: the means of the first method on all images, as they were
         before any debiasing; columns of `table`.
     left_out_queries : mapping
-        Query → methods that leave nothing of it, since it lies in the bias itself.
+        Query → methods that leave nothing of it, since it is part of the bias.
     reranked : RerankedAudit or None
         What re-ranking reaches, if it was asked for.
     costs : mapping

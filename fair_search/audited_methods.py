@@ -49,7 +49,7 @@ def load_audited_methods(
     weights : mapping, optional
         Name of a method → its file of trained weights.
     options : mapping, optional
-        Name of a method → its options, in place of those of ``config/methods.yml``.
+        Name of a method → its options, instead of those of ``config/methods.yml``.
     seed : int
         Seed of ZSDebias's noise.
     device : str

@@ -51,7 +51,7 @@ def load_debiaser(
     text_embeddings : path, optional
         ``.npz`` with `prompts` (P,) and raw `embeddings` (P, d): no model is loaded then.
     options : mapping, optional
-        Options of the method, in place of those in ``config/methods.yml``.
+        Options of the method, instead of those in ``config/methods.yml``.
     seed : int
         Seed of ZSDebias's noise.
     device : str

@@ -261,6 +261,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     args = build_parser().parse_args(argv)
+    if args.retrieval_k is not None and args.retrieval_k < 1:
+        raise InputError(f"--retrieval-k must be at least 1, got {args.retrieval_k}")
 
     import torch
 
@@ -279,7 +281,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         data_root=args.data_root or config.root / "data",
         output_dir=args.output_dir,
         prompts=args.prompts or config.prompts,
-        retrieval_k=args.retrieval_k or config.retrieval_k,
+        retrieval_k=config.retrieval_k if args.retrieval_k is None else args.retrieval_k,
     )
     workspace = Workspace(config, key.backbone, options)
     workspace.check([key])

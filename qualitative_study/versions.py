@@ -99,7 +99,7 @@ class VersionMaker:
     prompts : str
         Name of the prompt set that gives bias prompts and diverse prompts.
     sae : pathlib.Path, optional
-        SAE weights, in place of those that SEM looks for.
+        SAE weights, instead of those that SEM looks for.
     """
 
     def __init__(

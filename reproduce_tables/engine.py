@@ -138,7 +138,7 @@ def load_description(path: Path, name: str, seeds: Sequence[int] | None = None) 
     name : str
         Which of its tables.
     seeds : sequence of int, optional
-        Seeds to take the mean over, in place of those of the description.
+        Seeds to take the mean over, instead of those of the description.
 
     Returns
     -------

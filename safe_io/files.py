@@ -181,12 +181,12 @@ def load_weights(path: str | os.PathLike[str], *, make: str, alone: str | None =
     except pickle.UnpicklingError:
         raise InputError(
             f"{path} is damaged or holds more than tensors and plain values, so it is not loaded "
-            f"(nothing in it was executed); to get it anew: {make}"
+            f"(nothing in it was executed); to get it again: {make}"
         ) from None
     except (MemoryError, InputError):
         raise
     except Exception:  # a damaged file makes the readers raise almost anything
-        raise InputError(f"{path} cannot be read as weights (truncated?); to get it anew: {make}") from None
+        raise InputError(f"{path} cannot be read as weights (truncated?); to get it again: {make}") from None
     if alone is not None and isinstance(weights, torch.Tensor):
         weights = {alone: weights}
     if not isinstance(weights, Mapping):
@@ -204,7 +204,7 @@ def _check_size(path: Path, make: str) -> None:
     if unpacked > path.stat().st_size:
         raise InputError(
             f"{path} is compressed and would unpack from {path.stat().st_size} to {unpacked} bytes; "
-            f"weight files are not compressed, so it is not loaded; to get it anew: {make}"
+            f"weight files are not compressed, so it is not loaded; to get it again: {make}"
         )
 
 
@@ -220,7 +220,7 @@ def _check_storage(weights: Any, path: Path, make: str) -> None:
             if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
                 raise InputError(
                     f"{path}: '{name}' of shape {tuple(value.shape)} is not stored number by number; "
-                    f"to get it anew: {make}"
+                    f"to get it again: {make}"
                 )
         elif isinstance(value, Mapping | list | tuple | set) and id(value) not in seen:
             seen.add(id(value))

@@ -11,6 +11,7 @@ import pytest
 from support.method_world import make_world  # noqa: F401 (a fixture)
 from support.oracle import oracle_folder
 from support.peers import peer_oracle  # noqa: F401 (a fixture)
+from support.result_rows import small_results  # noqa: F401
 from support.study_world import study_world  # noqa: F401
 from support.suite_world import suite_template, suite_world  # noqa: F401
 from support.zsdebias_world import zsdebias_project  # noqa: F401

@@ -28,7 +28,7 @@ from debiasing_methods.linalg import unit
 
 
 class Shrunk(DebiasingMethod):
-    """Half of what lies in the direction of the first spurious prompt."""
+    """Half of the part along the first spurious prompt."""
 
     name = "shrunk"
     display_name = "Shrunk"

@@ -44,7 +44,7 @@ def ray() -> Iterator[Any]:
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patched:
         patched.delenv("RAY_ADDRESS", raising=False)
-        patched.setattr("bias_evaluation.embedding.engines._usable_cores", lambda: 2)
+        patched.setattr("bias_evaluation.embedding.engines.usable_cores", lambda: 2)
         with ray_session():
             yield ray
     torch.set_num_threads(threads)
@@ -223,7 +223,8 @@ def test_a_failing_task_is_one_line_and_the_others_results_stay(suite_world: Wor
     rows[3] = np.nan
     np.save(damaged, rows)
     arguments = ["--config", str(suite_world.config), "--backbone", "beta", "gamma", "--methods", "vanilla"]
-    with pytest.raises(InputError, match=r"1 of 2 tasks failed, the first: portraits gamma: .* row\(s\)"):
+    expected = r"1 of 2 tasks failed, the first: portraits gamma: .*: 1 of 120 rows is NaN"
+    with pytest.raises(InputError, match=expected):
         main_eval.main([*arguments, "--engine", "ray"])
     assert [name.rsplit("clip-", 1)[1] for name in suite_world.results()] == ["b_vanilla.json"] * 3
 

@@ -215,7 +215,7 @@ def read_text_embeddings(path: Path, dim: int | None = None) -> tuple[list[str],
     if len(embeddings) != len(prompts):
         raise InputError(f"{path}: {len(prompts)} prompts, but {len(embeddings)} rows of embeddings")
     if len(set(prompts.tolist())) != len(prompts):
-        raise InputError(f"{path}: a prompt stands in 'prompts' twice")
+        raise InputError(f"{path}: a prompt appears in 'prompts' twice")
     return prompts.tolist(), finite_rows(embeddings, path)
 
 

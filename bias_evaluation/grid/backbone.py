@@ -22,7 +22,7 @@ class Backbone:
     pretrained : str or None
         open_clip pretrained tag.
     checkpoint : pathlib.Path or None
-        Local checkpoint file, in place of a tag.
+        Local checkpoint file, instead of a tag.
     dim : int
         Embedding dimension d.
     quick_gelu : bool

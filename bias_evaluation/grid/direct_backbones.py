@@ -109,7 +109,7 @@ def describe(model: str, *, pretrained: str | None = None, checkpoint: Path | No
     pretrained : str, optional
         A pretrained tag of open_clip.
     checkpoint : pathlib.Path, optional
-        A local checkpoint, in place of a tag.
+        A local checkpoint, instead of a tag.
 
     Returns
     -------

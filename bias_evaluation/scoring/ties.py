@@ -53,7 +53,7 @@ def figures_of_orders(
         Rows of the images, best first.
     ties : sequence of Tie
     judge : callable
-        Lists ``(R, K)`` in the place of one list, and its place → figure → values ``(R,)``.
+        Lists ``(R, K)`` instead of one list, and its place → figure → values ``(R,)``.
 
     Returns
     -------

@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from bias_evaluation.training_runs.checkpoint import Checkpoint
-from bias_evaluation.training_runs.run import TrainingRun, run_resumably, sha256_tensor
+from bias_evaluation.training_runs.run import TrainingRun, run_resumably, sha256_tensor, take_steps
 from bias_evaluation.training_runs.sae import split_rows
 from bias_evaluation.weights.read import save_sae
 from debiasing_methods.chunks import ROWS
@@ -67,7 +66,7 @@ def run_batch_topk(
     run = TrainingRun(Path(output), facts)
 
     def train(training: BatchTopKTraining, keep: Checkpoint) -> tuple[dict[str, Any], Callable[[], None]]:
-        sae = _train(training, keep, progress)
+        sae = take_steps(training, config.steps, keep, progress)
         quality, positive = measure(sae, residuals[train_rows])
         held_out = measure(sae, residuals[held_out_rows])[0] if len(held_out_rows) else None
         found = {
@@ -89,21 +88,6 @@ def run_batch_topk(
             overwrite=overwrite,
             checkpoint_seconds=checkpoint_seconds,
         )
-
-
-def _train(training: BatchTopKTraining, checkpoint: Checkpoint, progress: bool) -> SparseAutoencoder:
-    """Take the steps that are left, with a progress bar and checkpoints."""
-    steps = training.config.steps
-    with tqdm(
-        total=steps, initial=training.step, desc="training SAE", unit="step", disable=not progress
-    ) as bar:
-
-        def after_step(training: BatchTopKTraining, loss: float) -> None:
-            bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
-            bar.update()
-            checkpoint.save_when_due(training.state_dict)
-
-        return training.run(after_step)
 
 
 def measure(sae: SparseAutoencoder, rows: Tensor) -> tuple[dict[str, Any], Tensor]:

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from torch import Tensor
+from tqdm import tqdm
 
 from bias_evaluation.training_runs.checkpoint import Checkpoint
 from safe_io.errors import InputError
@@ -118,6 +119,31 @@ class TrainingRun:
         return report
 
 
+def take_steps(training: Any, total: int, checkpoint: Checkpoint, progress: bool) -> Any:
+    """Take the steps that are left, with a progress bar and checkpoints; give what the training gives.
+
+    Parameters
+    ----------
+    training : SaeTraining or BatchTopKTraining
+        With `step`, `state_dict` and ``run(after_step)``.
+    total : int
+        Its steps in all.
+    checkpoint : Checkpoint
+    progress : bool
+        Whether to show the bar.
+    """
+    with tqdm(
+        total=total, initial=training.step, desc="training SAE", unit="step", disable=not progress
+    ) as bar:
+
+        def after_step(training: Any, loss: float) -> None:
+            bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+            bar.update()
+            checkpoint.save_when_due(training.state_dict)
+
+        return training.run(after_step)
+
+
 def run_resumably(
     run: TrainingRun,
     start: Callable[[], Training],
@@ -160,7 +186,7 @@ def run_resumably(
         state = checkpoint.load(overwrite=overwrite)
         # A checkpoint of this run says that the weights may be replaced: that was asked for when it began.
         if (done := run.finished(overwrite=overwrite or state is not None)) is not None:
-            print(f"kept {run.weights}: trained before with {run.made_from} (--overwrite trains anew)")
+            print(f"kept {run.weights}: trained before with {run.made_from} (--overwrite trains again)")
             return done
         training = start()
         if state is not None:

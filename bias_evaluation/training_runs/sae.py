@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from bias_evaluation.training_runs.checkpoint import Checkpoint
-from bias_evaluation.training_runs.run import TrainingRun, run_resumably, sha256_tensor
+from bias_evaluation.training_runs.run import TrainingRun, run_resumably, sha256_tensor, take_steps
 from bias_evaluation.training_runs.sae_report import reconstruction_quality
 from bias_evaluation.weights.read import save_sae
 from debiasing_methods.sae import SparseAutoencoder
@@ -85,7 +84,7 @@ def run_training(
     run = TrainingRun(Path(output), facts)
 
     def train(training: SaeTraining, checkpoint: Checkpoint) -> tuple[dict[str, Any], Callable[[], None]]:
-        sae = _train(training, checkpoint, progress).to(device)
+        sae = take_steps(training, training.total_steps, checkpoint, progress).to(device)
         quality = _quality(sae, embeddings.to(device), training_rows, held_out_rows, config, progress)
         return {"versions": build_versions("torch", "numpy"), **quality}, lambda: save_sae(run.weights, sae)
 
@@ -115,24 +114,6 @@ def split_rows(n: int, holdout: float, seed: int) -> tuple[Tensor, Tensor]:
         raise InputError(f"a holdout of {holdout} leaves none of {n} rows to train on")
     order = torch.from_numpy(np.random.default_rng(seed).permutation(n))
     return order[held_out:].sort().values, order[:held_out].sort().values
-
-
-def _train(training: SaeTraining, checkpoint: Checkpoint, progress: bool) -> SparseAutoencoder:
-    """Take the steps that are left, with a progress bar and checkpoints."""
-    with tqdm(
-        total=training.total_steps,
-        initial=training.step,
-        desc="training SAE",
-        unit="step",
-        disable=not progress,
-    ) as bar:
-
-        def after_step(training: SaeTraining, loss: float) -> None:
-            bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
-            bar.update()
-            checkpoint.save_when_due(training.state_dict)
-
-        return training.run(after_step)
 
 
 def _quality(

@@ -58,7 +58,12 @@ def sae_from_state_dict(weights: Mapping[str, object], path: str | os.PathLike[s
     """Build an SAE from tensors under the release's names; `path` is for the error line."""
     threshold = 0.0
     if "threshold" in weights:
-        threshold = float(take_matrix(weights, "threshold", ndim=1, path=path)[0])
+        values = take_matrix(weights, "threshold", ndim=1, path=path)
+        if len(values) != 1 or values[0] < 0:
+            raise InputError(
+                f"{path}: 'threshold' must be one number of at least 0, found {values.tolist()[:3]}"
+            )
+        threshold = float(values[0])
     with as_input_error(str(path)):
         return SparseAutoencoder(
             encoder_weight=take_matrix(weights, "encoder.weight", ndim=2, path=path),

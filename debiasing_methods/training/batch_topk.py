@@ -66,6 +66,11 @@ class BatchTopKConfig:
         for name in ("warmup", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.warmup >= self.steps:
+            raise ValueError(
+                f"warmup must be below steps, got {self.warmup} and {self.steps}: the threshold is learned "
+                f"after the warm-up, and without one every positive latent would count"
+            )
         if self.n_latents is not None and self.n_latents < self.k:
             raise ValueError(f"n_latents must be at least k = {self.k}, got {self.n_latents}")
         if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
@@ -165,6 +170,8 @@ class BatchTopKTraining:
         self.config, self._x = config, rows.to(device, torch.float32)
         width = rows.shape[1]
         self.n_latents = config.n_latents or 8 * width
+        if self.n_latents < config.k:
+            raise ValueError(f"k must be at most the {self.n_latents} latents, got {config.k}")
         self.sizes = group_sizes(self.n_latents)
         self.peak_lr = config.lr or 2e-4 / math.sqrt(self.n_latents / 2**14)
         draws = self._rng(_STREAM_START, 0).standard_normal((self.n_latents, width))

@@ -207,7 +207,7 @@ def is_done(folder: Path, settings: Mapping[str, object], *, fresh: bool) -> boo
 
 
 def _replace_folder(new: Path, target: Path) -> None:
-    """Put a finished folder in the place of another in as few steps as the file system allows."""
+    """Replace a folder by a finished one in as few steps as the file system allows."""
     old = target.with_name(target.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():

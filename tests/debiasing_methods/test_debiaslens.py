@@ -90,7 +90,7 @@ def test_choices():
     assert choose_neurons(sets).tolist() == [2, 4]
     assert choose_neurons(sets, "all").tolist() == [1, 2, 4]
     assert choose_neurons(sets, "none").tolist() == []
-    with pytest.raises(ValueError, match="no latent fires for one class alone; lower tau"):
+    with pytest.raises(ValueError, match="no latent fires for one class alone; choose another tau"):
         choose_neurons([sets[1], sets[1]])
     with pytest.raises(ValueError, match="neurons must be one of top1, all, none, got 'best'"):
         choose_neurons(sets, "best")
@@ -143,3 +143,11 @@ def test_alpha_0_is_the_query_and_the_control_is_the_reconstruction(make_world):
 def test_options_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
         DeBiasLensEmbedding(sae=_planted()[0], **options)
+
+
+def test_classes_without_neurons_of_their_own_are_said_with_tau_and_sizes():
+    sae, group = _planted()
+    same = QueryGroup(group.queries, bias_prompts=(group.bias_prompts[0], group.bias_prompts[0].clone()))
+    expected = r"no latent fires for one class alone.*\(tau 0.9; bias prompts per class: 5, 5\)"
+    with pytest.raises(ValueError, match=expected):
+        DeBiasLensEmbedding(sae=sae).debias_text([same])

@@ -168,3 +168,10 @@ def test_numbers_that_are_no_precision_are_refused(lam, tau):
         Posterior.of(Curvature(torch.eye(2), torch.eye(2)), lam, tau)
     with pytest.raises(ValueError, match="unknown evidence 'mine'; choose from: published, laplace"):
         best_precision(Curvature(torch.eye(2), torch.eye(2)), torch.ones(2, 2), 1.0, "mine")
+
+
+def test_an_evidence_without_a_maximum_is_refused():
+    """Without any weight nothing bounds the prior precision."""
+    found = Curvature(torch.eye(4, dtype=torch.float64), torch.eye(3, dtype=torch.float64))
+    with pytest.raises(ValueError, match="the evidence has no maximum for a prior precision"):
+        best_precision(found, torch.zeros(4, 3, dtype=torch.float64), 1.0, "laplace")

@@ -125,7 +125,7 @@ BAD_INPUT: list[tuple[Callable[[World], None], list[str]]] = [
         sae_of_another_width,
         ["MSAE_alpha.pth is an SAE for embeddings of width 13, but the backbone has width 12"],
     ),
-    (damaged_sae, ["MSAE_alpha.pth", "to get it anew: train it with"]),
+    (damaged_sae, ["MSAE_alpha.pth", "to get it again: train it with"]),
     (k_too_large, ["K = 61 images cannot be retrieved from 60 evaluation images of a fold", "--retrieval-k"]),
     (option_out_of_range, ["methods.yml: orth-cali: lam must be a finite number of at least 0, got -1.0"]),
     (no_neighbors, ["methods.yml: bendvlm: num_neighbors must be at least 1, got 0"]),

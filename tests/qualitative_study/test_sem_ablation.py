@@ -79,6 +79,7 @@ def test_weights_are_those_of_their_names() -> None:
         ({"--setting": "blond_gender"}, "--setting blond_gender is no retrieval setting"),
         ({"--setting": "roles"}, "unknown setting 'roles'"),
         ({"--backbone": "RN5"}, "unknown backbone 'RN5'"),
+        ({"--retrieval-k": "0"}, "--retrieval-k must be at least 1, got 0"),
     ],
 )
 def test_bad_options_are_one_line(tmp_path, changes: dict[str, str], message: str) -> None:

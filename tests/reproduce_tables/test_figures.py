@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import matplotlib.image
@@ -12,29 +11,9 @@ import pytest
 from reproduce_tables import figures
 from safe_io.errors import run_main
 
-RETRIEVAL = {"dataset": "celeba", "task": "retrieval", "backbone": "ViT-L-14@336px"}
-SETTING = "query=hair|bias=gender|K=500"
 
-
-def record(method: str, metric: str, mean: float, **more: object) -> dict[str, object]:
-    base = {**RETRIEVAL, "method": method, "setting": SETTING, "metric": metric, "mean": mean, "ci": 0.01}
-    return {**base, "seed": None, **more}
-
-
-@pytest.fixture
-def results() -> pd.DataFrame:
-    rows = []
-    for method, seeds, skew in (("vanilla", [None], 0.4), ("prism", [0, 1], 0.2), ("zsdebias", [0], 0.3)):
-        for seed in seeds:
-            value = skew + 0.1 * (seed or 0)
-            by_query = json.dumps({"Blond_Hair": value, "Black_Hair": 2 * value})
-            rows.append(record(method, "max_skew", value, seed=seed, by_query=by_query))
-            rows.append(record(method, "precision", 0.6, seed=seed, by_query=None))
-    return pd.DataFrame(rows)
-
-
-def test_files_are_written_and_repeat(results: pd.DataFrame, tmp_path: Path) -> None:
-    results.to_feather(tmp_path / "all_results.feather")
+def test_files_are_written_and_repeat(small_results: pd.DataFrame, tmp_path: Path) -> None:
+    small_results.to_feather(tmp_path / "all_results.feather")
     for name in ("a", "b"):
         assert (
             figures.main(
@@ -53,8 +32,8 @@ def test_files_are_written_and_repeat(results: pd.DataFrame, tmp_path: Path) -> 
 
 
 def test_no_results_is_one_line(
-    results: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_results: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    results.iloc[:0].to_feather(tmp_path / "none.feather")
+    small_results.iloc[:0].to_feather(tmp_path / "none.feather")
     assert run_main(lambda: figures.main(["--results", str(tmp_path / "none.feather")])) == 2
     assert "holds no results; run main_eval.py" in capsys.readouterr().err

@@ -89,7 +89,7 @@ def put_in_cache(cache: Path, model: str, folder: Path) -> Path:
 
 @contextmanager
 def serve_hub(models: dict[str, Path | str]) -> Iterator[str]:
-    """Serve model folders as the hub does; a name in place of a folder is the hub's error code for it."""
+    """Serve model folders as the hub does; a name instead of a folder is the hub's error code for it."""
 
     class Hub(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:

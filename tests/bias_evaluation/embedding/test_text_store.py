@@ -165,7 +165,7 @@ WRONG_FILES: dict[str, tuple[dict[str, Any] | bytes | None, str]] = {
     ),
     "prompt twice": (
         {"prompts": np.array(["a", "a"]), "embeddings": ONES},
-        "a prompt stands in 'prompts' twice",
+        "a prompt appears in 'prompts' twice",
     ),
     "NaN": (
         {"prompts": TWO, "embeddings": ONES * [[1], [np.nan]]},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bias_evaluation.weights.read import load_sae, save_sae
+from debiasing_methods.sem import SemB
 from debiasing_methods.training.batch_topk import (
     AUXILIARY_WEIGHT,
     BatchTopKConfig,
@@ -20,6 +22,8 @@ from debiasing_methods.training.batch_topk import (
     group_sizes,
     partial_errors,
 )
+from safe_io.errors import InputError
+from safe_io.files import save_weights
 
 SMALL = BatchTopKConfig(n_latents=64, k=4, steps=900, batch_size=64, lr=3e-3, warmup=20, silent_rows=2000)
 
@@ -135,8 +139,29 @@ def test_a_run_that_was_cut_off_gives_the_same_weights(tmp_path):
         ({"n_latents": 5}, "n_latents must be at least k = 20, got 5"),
         ({"lr": -1.0}, "lr must be a number above 0, got -1.0"),
         ({"warmup": -1}, "warmup must be at least 0, got -1"),
+        ({"steps": 500}, "warmup must be below steps, got 1000 and 500: the threshold is learned after"),
     ],
 )
 def test_config_is_checked(options, message):
     with pytest.raises(ValueError, match=message):
         BatchTopKConfig(**options)
+
+
+def test_more_latents_per_row_than_there_are_is_refused():
+    with pytest.raises(ValueError, match="k must be at most the 96 latents, got 97"):
+        BatchTopKTraining(_planted(50), BatchTopKConfig(k=97))
+
+
+def test_sem_takes_no_autoencoder_with_a_threshold(make_world):
+    """One of DeBiasLens can have the width of SEM's, but its latents are others."""
+    world = make_world()
+    with pytest.raises(ValueError, match=r"SEM takes all positive latents.*threshold \(0.5\)"):
+        SemB(sae=replace(world.sae, threshold=0.5), diverse=world.diverse)
+
+
+@pytest.mark.parametrize("threshold", [[-1.0], [], [0.1, 0.2]])
+def test_a_threshold_in_a_file_is_one_number(threshold, make_world, tmp_path):
+    sae = make_world().sae
+    save_weights(tmp_path / "sae.safetensors", sae.state_dict() | {"threshold": torch.tensor(threshold)})
+    with pytest.raises(InputError, match="'threshold' must be one number of at least 0"):
+        load_sae(tmp_path / "sae.safetensors", dim=sae.dim)
