@@ -126,22 +126,21 @@ def _psd(matrix: Tensor) -> Tensor:
     return (vectors * values.clamp(min=0)) @ vectors.T
 
 
-def log_evidence(found: Curvature, w: Tensor, lam: float, tau: float, evidence: str = "published") -> float:
+def spectra(found: Curvature) -> tuple[Tensor, Tensor]:
+    """Return the eigenvalues of A and B, which is all that the evidence takes of them."""
+    return torch.linalg.eigvalsh(found.a).clamp(min=0), torch.linalg.eigvalsh(found.b).clamp(min=0)
+
+
+def log_evidence(
+    eigenvalues: tuple[Tensor, Tensor], w: Tensor, lam: float, tau: float, evidence: str
+) -> float:
     """Return what λ maximizes: ``−½λ‖W‖² + ½pd ln λ − D``.
 
     `evidence` chooses D: ``p logdet Ã + d logdet B̃`` ('published', as the code has it), or
     ``½(d logdet Ã + p logdet B̃)`` ('laplace', the evidence of a Kronecker Gaussian).
     """
-    return _evidence(_spectra(found), w, lam, tau, evidence)
-
-
-def _spectra(found: Curvature) -> tuple[Tensor, Tensor]:
-    return torch.linalg.eigvalsh(found.a).clamp(min=0), torch.linalg.eigvalsh(found.b).clamp(min=0)
-
-
-def _evidence(spectra: tuple[Tensor, Tensor], w: Tensor, lam: float, tau: float, evidence: str) -> float:
     p, d = w.shape
-    a, b = (float(torch.log(math.sqrt(tau) * values + math.sqrt(lam)).sum()) for values in spectra)
+    a, b = (float(torch.log(math.sqrt(tau) * values + math.sqrt(lam)).sum()) for values in eigenvalues)
     determinant = p * a + d * b if evidence == "published" else (d * a + p * b) / 2
     return -lam * float(w.double().square().sum()) / 2 + p * d * math.log(lam) / 2 - determinant
 
@@ -166,9 +165,9 @@ def best_precision(found: Curvature, w: Tensor, tau: float = TAU, evidence: str 
     """
     if evidence not in EVIDENCES:
         raise ValueError(f"unknown evidence '{evidence}'; choose from: {', '.join(EVIDENCES)}")
-    spectra = _spectra(found)
+    eigenvalues = spectra(found)
     best = minimize_scalar(
-        lambda x: -_evidence(spectra, w, math.exp(x), tau, evidence),
+        lambda x: -log_evidence(eigenvalues, w, math.exp(x), tau, evidence),
         bounds=_SEARCH,
         method="bounded",
         options={"xatol": 1e-8},
