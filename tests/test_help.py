@@ -31,7 +31,7 @@ def find_commands() -> list[str]:
             f
             for f in ROOT.glob("*/**/*.py")
             if (ROOT / f.relative_to(ROOT).parts[0] / "__init__.py").is_file()
-            or f.parent.name == "benchmarks"
+            or f.parent == ROOT / "benchmarks"  # no package; nor is what an environment in .venv holds
         ),
     ]
     found = []

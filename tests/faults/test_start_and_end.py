@@ -40,7 +40,12 @@ def test_without_the_environment_there_is_one_line(script: str, tmp_path: Path) 
 def interrupted(code: str, after: str) -> subprocess.CompletedProcess[str]:
     """Run code in a new Python, and interrupt it when it has printed a word."""
     process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests may run in the background
     )
     assert process.stdout is not None
     assert process.stdout.readline() == f"{after}\n"
